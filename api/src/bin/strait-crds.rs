@@ -1,1 +1,2 @@
+//! Writes the custom resource definitions of Strait as YAML.
 fn main() {}
