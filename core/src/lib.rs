@@ -3,7 +3,8 @@
 //! This crate owns every rule by which Strait decides: which peers to have, what a node's kernel should
 //! hold, which service wins a conflict, what a question to the DNS server is answered with. It must not
 //! do anything: no async, no clock, no randomness, no sockets, no Kubernetes client, no netlink (times and
-//! seeds are arguments; `.ci/walls` checks the dependencies). Start reading at
+//! seeds are arguments; `.ci/walls` checks the dependencies). Start reading at [`clusterset`], then
 //! [`kernel`].
 
+pub mod clusterset;
 pub mod kernel;
