@@ -6,6 +6,8 @@
 //! `strait-crds` writes deploy/crds from these types.
 
 pub mod condition;
+#[cfg(feature = "kube")]
+pub mod crds;
 pub mod ids;
 pub mod mcs;
 pub mod names;
@@ -14,4 +16,6 @@ pub mod records;
 pub mod schema;
 
 pub use condition::Condition;
+#[cfg(feature = "kube")]
+pub use crds::crds;
 pub use ids::{ClusterId, InvalidClusterId, InvalidKey, PublicKey};

@@ -32,7 +32,8 @@ pub const MCS_GROUP: &str = "multicluster.x-k8s.io";
         printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
     )
 )]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "Option<ExportSpecFields>")]
+#[cfg_attr(feature = "kube", schemars(!from))]
 pub struct ServiceExportSpec {
     /// Labels of the ServiceImport.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +41,24 @@ pub struct ServiceExportSpec {
     /// Annotations of the ServiceImport.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exported_annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What is read of a spec that may be left out altogether, as most people do.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExportSpecFields {
+    exported_labels: Option<BTreeMap<String, String>>,
+    exported_annotations: Option<BTreeMap<String, String>>,
+}
+
+impl From<Option<ExportSpecFields>> for ServiceExportSpec {
+    fn from(read: Option<ExportSpecFields>) -> Self {
+        let read = read.unwrap_or_default();
+        Self {
+            exported_labels: read.exported_labels,
+            exported_annotations: read.exported_annotations,
+        }
+    }
 }
 
 /// What became of an export.
@@ -74,19 +93,22 @@ pub struct ServiceExportStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ServiceImportSpec {
     /// Union of the exporters' ports.
+    #[cfg_attr(feature = "kube", schemars(schema_with = "crate::schema::import_ports"))]
     pub ports: Vec<ServicePort>,
     /// How it is reached.
     #[serde(rename = "type")]
     pub type_: ServiceType,
     /// The VIPs, in the order of `ip_families`; empty if headless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kube", schemars(with = "Option<Vec<String>>"))]
+    #[cfg_attr(feature = "kube", schemars(with = "Option<Vec<String>>", transform = crate::schema::at_most_two))]
     pub ips: Option<Vec<IpAddr>>,
     /// Families.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "Option<Vec<String>>", transform = crate::schema::at_most_two))]
     pub ip_families: Option<Vec<IpFamily>>,
     /// Whether a client stays with its endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(with = "Option<String>"))]
     pub session_affinity: Option<SessionAffinity>,
     /// For how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +127,7 @@ pub struct ServiceImportSpec {
 #[serde(rename_all = "camelCase")]
 pub struct SessionAffinityConfig {
     /// Of `ClientIP`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "clientIP", default, skip_serializing_if = "Option::is_none")]
     pub client_ip: Option<ClientIpTimeout>,
 }
 

@@ -127,13 +127,18 @@ pub struct ServicePort {
     /// DNS label; empty only if it is the only port.
     #[serde(default)]
     pub name: String,
-    /// `TCP`, `UDP` or `SCTP`.
+    /// `TCP`, `UDP` or `SCTP`; `TCP` if left out.
+    #[serde(default = "tcp")]
     pub protocol: String,
     /// The service's port.
     pub port: u16,
     /// The application protocol, if stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
+}
+
+fn tcp() -> String {
+    "TCP".to_owned()
 }
 
 /// Endpoints that share a family and target ports.
