@@ -1,1 +1,26 @@
-fn main() {}
+//! The `strait` binary: one subcommand per role.
+//!
+//! This crate owns the command line: the tree of subcommands, logging, exit codes, shell completion. The
+//! roles themselves live in their crates; nothing is decided here. Read [`command`] for the tree.
+//!
+//! `main` starts no thread: a role that enters namespaces must still be alone in its process. Every role
+//! starts its own run time.
+
+mod command;
+mod logging;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = command::Cli::parse();
+    logging::start(&cli.log);
+    match command::dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("strait: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,11 @@
-//! x
+//! The lab: clusters out of network namespaces on one machine, with the real daemons as real processes.
+//!
+//! This crate owns the wires, nodes and pods of a lab, plays the parts of Kubernetes that are missing there
+//! (kubelet, node and endpoint controllers, a small CNI), and keeps the daemons running. It must not decide
+//! anything that a daemon decides, nor touch the network outside the namespaces it made. Read [`topology`]
+//! for what a lab looks like.
+
+mod args;
+pub mod topology;
+
+pub use args::{Args, run};

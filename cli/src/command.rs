@@ -1,0 +1,72 @@
+//! The tree of subcommands.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::logging::LogArgs;
+
+/// Strait joins Kubernetes clusters into one network: pods and services of one cluster reach those of
+/// another through encrypted tunnels, under one name space.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strait",
+    version,
+    propagate_version = true,
+    subcommand_required = true
+)]
+#[command(after_help = "Try it on this machine, without a cluster and without root: strait lab demo")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One per role.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make clusters out of network namespaces on this machine, with the real daemons in them
+    Lab(strait_lab::Args),
+    /// Print the completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Runs the chosen role to its end.
+pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Lab(args) => strait_lab::run(args),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_says_what_it_does() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                assert!(sub.get_about().is_some(), "{path} has no help text");
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "strait");
+    }
+}

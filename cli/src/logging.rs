@@ -1,0 +1,60 @@
+//! Logging: to stderr, as text for people or one JSON object a line for collectors.
+
+use std::io::IsTerminal as _;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, or directives such as `info,strait_gateway=debug`
+    #[arg(
+        long = "log",
+        global = true,
+        env = "STRAIT_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
+    filter: String,
+    /// How to write the log
+    #[arg(
+        long = "log-format",
+        global = true,
+        env = "STRAIT_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text,
+        help_heading = "Logging"
+    )]
+    format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// One line of text for each event
+    Text,
+    /// One JSON object for each event
+    Json,
+}
+
+/// Starts logging for this process.
+pub(crate) fn start(args: &LogArgs) {
+    let (filter, bad) = match EnvFilter::try_new(&args.filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match args.format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    if let Some(error) = bad {
+        tracing::warn!(
+            "--log {:?} is no filter ({error}); logging at level info",
+            args.filter
+        );
+    }
+}
