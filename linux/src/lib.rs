@@ -1,1 +1,16 @@
-//! x
+//! Strait's effects on the Linux kernel: netlink, nftables, network namespaces, TUN devices.
+//!
+//! This crate carries out plans that `strait-core` made and reads the actual state back into the same
+//! types; it decides nothing. It must not know Kubernetes, and nothing of netlink or nftables shows in its
+//! interface. `unsafe` is allowed in the modules that say so, each use with its reason. Start reading at
+//! [`netns`] (where things happen), [`link`] (devices, for everybody who builds networks) and `netlink`
+//! (the wire format).
+
+mod error;
+pub mod link;
+mod netlink;
+pub mod netns;
+pub mod testing;
+pub mod userns;
+
+pub use error::{Error, Refusal, Result};
