@@ -1,1 +1,18 @@
-//! x
+//! What Strait's daemons share around their decisions.
+//!
+//! This crate owns the way a daemon lives: [`client`] finds the API server, [`inputs`] watches objects into
+//! an index that survives on disk, [`status`] serves metrics and probes, [`shutdown`] ends it. It must not
+//! decide anything about networks. A daemon is then one loop: wait for [`inputs::Inputs::changed`], call
+//! `core`, apply the plan, report. Read [`inputs`] first.
+
+pub mod args;
+pub mod client;
+pub mod inputs;
+mod saved;
+pub mod shutdown;
+pub mod status;
+
+pub use args::CommonArgs;
+pub use inputs::{Inputs, Watched};
+pub use shutdown::Shutdown;
+pub use status::Status;
