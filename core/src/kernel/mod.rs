@@ -30,6 +30,11 @@ pub const NFT_COMMENT: &str = "strait";
 pub const ROUTE_PROTOCOL: u8 = 83;
 /// The table with routes for packets that leave a tunnel (chosen by input device).
 pub const INGRESS_TABLE: u32 = 8300;
+/// The table with routes for packets that came by the overlay: into a tunnel or nowhere, so that nodes
+/// never hand a packet round in a circle.
+pub const OVERLAY_TABLE: u32 = 8301;
+/// The kernel's main routing table.
+pub const MAIN_TABLE: u32 = 254;
 /// The first priority of our policy rules; the band is 100 wide.
 pub const RULE_PRIORITY: u32 = 8300;
 /// The metric of routes into a tunnel or to a gateway.

@@ -223,6 +223,8 @@ pub enum Action {
     SnatIdentity(AddressFamily),
     /// Translate the source to this address.
     Snat(IpAddr),
+    /// Translate the source to the address of the output device (`masquerade`).
+    Masquerade,
     /// Clamp the TCP MSS option to at most this many bytes (in a rule that matches [`Match::TcpSyn`]).
     ClampMss(u16),
     /// Look up destination . protocol . port in a [`SetKind::Vips`] map and run the chain found.

@@ -16,6 +16,9 @@ pub struct KernelState {
     pub overlay: Option<OverlayLink>,
     /// Names of our devices that exist but that another process owns and makes (the tunnel device).
     pub foreign_links: BTreeSet<String>,
+    /// Foreign base chains on the forward hook whose policy is drop, as found. Only read, like
+    /// `foreign_links`: a plan never changes them, `foreign_accepts` says what we put into them.
+    pub foreign_drops: BTreeSet<ForeignAccept>,
     /// Addresses on our devices.
     pub addresses: BTreeSet<Address>,
     /// Permanent neighbours on the overlay device.
@@ -158,7 +161,8 @@ pub struct PolicyRule {
     pub table: u32,
 }
 
-/// Accept rules for `strait-*` devices, in and out, put first into a foreign base chain.
+/// A foreign base chain on the forward hook; as one of `foreign_accepts`, the accept rules for `strait-*`
+/// devices, in and out, that we put first into it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ForeignAccept {
     /// nftables family of the foreign table: `ip`, `ip6` or `inet`.
