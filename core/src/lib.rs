@@ -6,5 +6,9 @@
 //! seeds are arguments; `.ci/walls` checks the dependencies). Start reading at [`clusterset`], then
 //! [`kernel`].
 
+pub mod admission;
+pub mod allocation;
 pub mod clusterset;
 pub mod kernel;
+pub mod mirror;
+pub mod rfc3339;

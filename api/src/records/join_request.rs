@@ -28,10 +28,10 @@ use crate::{ClusterId, Condition};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct JoinRequestSpec {
-    /// When the token ends (RFC 3339).
+    /// When the token ends (RFC 3339). For display: what counts is the same field of the status.
     pub expires_at: String,
     /// Accept without asking once the claim is there, if it fits this cluster ID (for automation; set by
-    /// the administrator who made the token).
+    /// the administrator who made the token). For display: what counts is the same field of the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preapproved: Option<ClusterId>,
     /// What the joining cluster says of itself.
@@ -63,7 +63,8 @@ pub struct JoinClaim {
     pub key_fingerprint: String,
 }
 
-/// Where the request stands.
+/// Where the request stands. The joining cluster may patch the spec, all of it; only the broker's
+/// administrators and controllers write the status, so whatever grants something stands here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -74,10 +75,31 @@ pub struct JoinRequestStatus {
     /// Once accepted: the member's namespace on the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_namespace: Option<String>,
+    /// When the token ends (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// The cluster ID that is accepted without asking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preapproved: Option<ClusterId>,
+    /// What an administrator accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<JoinAcceptance>,
     /// `Valid` (the claim can be admitted; if not, why), `Accepted`.
     #[serde(default)]
     #[cfg_attr(feature = "kube", schemars(transform = crate::schema::list_map_by_type))]
     pub conditions: Vec<Condition>,
+}
+
+/// An administrator's yes, bound to the claim as it was shown: a claim changed since then is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct JoinAcceptance {
+    /// The claim.
+    pub claim: JoinClaim,
+    /// Namespaces that the cluster may export services of; `*` stands for all.
+    #[serde(default)]
+    pub export_namespaces: Vec<String>,
 }
 
 /// Where a join request stands.

@@ -18,7 +18,7 @@ pub use exported_service::{
     ServiceType, SessionAffinity,
 };
 pub use gateway::{GatewayAddresses, GatewaySpec, GatewayStatus, TunnelKeys, TunnelStatus};
-pub use join_request::{JoinClaim, JoinRequestSpec, JoinRequestStatus, JoinState};
+pub use join_request::{JoinAcceptance, JoinClaim, JoinRequestSpec, JoinRequestStatus, JoinState};
 pub use member::{MemberSpec, MemberState};
 
 #[cfg(feature = "kube")]
