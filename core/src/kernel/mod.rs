@@ -1,19 +1,26 @@
 //! The part of a node's kernel that Strait owns, as plain data.
 //!
 //! [`KernelState`] is both what should be (worked out by `core::node`) and what is (read back by the
-//! `linux` crate, filtered by our marks); `plan()` turns the difference into an ordered `Plan`:
+//! `linux` crate, filtered by our marks); [`plan`] turns the difference into an ordered [`Plan`]:
 //! additions before removals, guards first in and last out. Nothing here touches a kernel.
 
+mod digest;
 mod nft;
+mod plan;
 mod state;
+#[cfg(test)]
+mod tests;
+mod text;
 
+pub use digest::{Digested, RuleDigest};
 pub use nft::{
     Action, AddressFamily, Chain, ChainKind, Concat, CtState, Element, Hook, Key, Match, NftSet, NftTable,
     Protocol, RejectWith, Rule, SetKind, VipTarget,
 };
+pub use plan::{NftOp, Op, Plan, Waiting, plan};
 pub use state::{
-    Address, FdbEntry, ForeignAccept, KernelState, MacAddress, Neighbour, NextHop, OverlayLink, PolicyRule,
-    Route, RouteKind, Sysctl,
+    ActualState, Address, FdbEntry, ForeignAccept, KernelState, MacAddress, Neighbour, NextHop, OverlayLink,
+    PolicyRule, Route, RouteKind, Sysctl,
 };
 
 /// The gateway's TUN device. It exists only while a gateway process reads it.

@@ -19,13 +19,22 @@ pub enum AddressFamily {
     V6,
 }
 
-/// One table of family `inet`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NftTable {
+/// One table of family `inet`. Wanted tables hold [`Rule`]s; tables read back hold their digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NftTable<R = Rule> {
     /// Sets and maps by name.
     pub sets: BTreeMap<String, NftSet>,
     /// Chains by name.
-    pub chains: BTreeMap<String, Chain>,
+    pub chains: BTreeMap<String, Chain<R>>,
+}
+
+impl<R> Default for NftTable<R> {
+    fn default() -> Self {
+        Self {
+            sets: BTreeMap::new(),
+            chains: BTreeMap::new(),
+        }
+    }
 }
 
 /// A named set or map.
@@ -48,6 +57,8 @@ pub enum SetKind {
     AddressPairs(AddressFamily),
     /// Destination address . protocol . destination port → chain to jump to.
     Vips(AddressFamily),
+    /// Something else that was found under our table. Never wanted.
+    Foreign,
 }
 
 /// A member of a set or map.
@@ -75,12 +86,21 @@ pub enum Protocol {
 }
 
 /// A chain of our table.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chain {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain<R = Rule> {
     /// Type, hook and priority of a base chain (policy accept always); `None` for one that is jumped to.
     pub base: Option<(ChainKind, Hook, i32)>,
     /// Rules in order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<R>,
+}
+
+impl<R> Default for Chain<R> {
+    fn default() -> Self {
+        Self {
+            base: None,
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// The type of a base chain.

@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::nft::{AddressFamily, NftTable};
+use super::digest::RuleDigest;
+use super::nft::{AddressFamily, NftTable, Rule};
 
-/// All kernel objects that carry our marks on one node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelState {
+/// All kernel objects that carry our marks on one node. The state wanted holds [`Rule`]s, the state read
+/// back ([`ActualState`]) their digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelState<R = Rule> {
     /// The overlay device; `None` where there is none.
     pub overlay: Option<OverlayLink>,
     /// Names of our devices that exist but that another process owns and makes (the tunnel device).
@@ -30,11 +32,32 @@ pub struct KernelState {
     /// Policy rules with our protocol number.
     pub rules: BTreeSet<PolicyRule>,
     /// Our nftables table; `None` where there is none.
-    pub nft: Option<NftTable>,
+    pub nft: Option<NftTable<R>>,
     /// Marked accepts in foreign forward chains whose policy drops.
     pub foreign_accepts: BTreeSet<ForeignAccept>,
     /// Kernel parameters under /proc/sys that we set (value now).
     pub sysctls: BTreeMap<String, Sysctl>,
+}
+
+/// What the kernel holds: rules of nftables are known by their digests.
+pub type ActualState = KernelState<RuleDigest>;
+
+impl<R> Default for KernelState<R> {
+    fn default() -> Self {
+        Self {
+            overlay: None,
+            foreign_links: BTreeSet::new(),
+            foreign_drops: BTreeSet::new(),
+            addresses: BTreeSet::new(),
+            neighbours: BTreeSet::new(),
+            fdb: BTreeSet::new(),
+            routes: BTreeSet::new(),
+            rules: BTreeSet::new(),
+            nft: None,
+            foreign_accepts: BTreeSet::new(),
+            sysctls: BTreeMap::new(),
+        }
+    }
 }
 
 /// The overlay's VXLAN device: learning off, entries permanent.
