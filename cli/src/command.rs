@@ -1,12 +1,14 @@
 //! The tree of subcommands.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::image::{self, ImageArgs};
 use crate::logging::LogArgs;
 
 /// Strait joins Kubernetes clusters into one network: pods and services of one cluster reach those of
@@ -31,6 +33,17 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make clusters out of network namespaces on this machine, with the real daemons in them
     Lab(strait_lab::Args),
+    /// Ask a daemon on this machine whether it is ready (for Kubernetes' exec probes)
+    Probe {
+        /// The socket that the daemon was given with --probe-socket
+        #[arg(long, env = "STRAIT_PROBE_SOCKET", value_name = "PATH")]
+        socket: PathBuf,
+        /// Ask only whether it answers at all
+        #[arg(long)]
+        live: bool,
+    },
+    /// Write this program as a container image archive, for `docker load` or `ctr images import`
+    Image(ImageArgs),
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -42,6 +55,14 @@ pub(crate) enum Command {
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Lab(args) => strait_lab::run(args),
+        Command::Probe { socket, live } => {
+            strait_daemon::status::probe(&socket, live)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Image(args) => {
+            image::run(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@
 //! starts its own run time.
 
 mod command;
+mod image;
 mod logging;
 
 use std::process::ExitCode;
