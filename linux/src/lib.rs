@@ -11,6 +11,7 @@ pub mod link;
 mod netlink;
 pub mod netns;
 pub mod testing;
+pub mod tun;
 pub mod userns;
 
 pub use error::{Error, Refusal, Result};

@@ -1,0 +1,197 @@
+//! What the engine is told, and what it tells: plain data.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// How to start an [`Engine`](super::Engine).
+pub struct EngineConfig {
+    /// This gateway's key.
+    pub private_key: PrivateKey,
+    /// UDP port to listen on; 0 lets the kernel choose (see [`Engine::port`](super::Engine::port)).
+    pub listen_port: u16,
+    /// Address to listen on; none means every address of both families.
+    pub bind: Option<IpAddr>,
+    /// Name of the TUN device.
+    pub tun_name: String,
+    /// Inner MTU. 1420 fits a 1500 byte underlay of either family.
+    pub mtu: u32,
+    /// Mark on outgoing datagrams; 0 for none.
+    pub fwmark: u32,
+    /// Use segmentation offloads of the TUN and of UDP where the kernel has them.
+    pub offload: bool,
+}
+
+impl EngineConfig {
+    /// The usual configuration around a key.
+    pub fn new(private_key: PrivateKey) -> Self {
+        Self {
+            private_key,
+            listen_port: DEFAULT_PORT,
+            bind: None,
+            tun_name: DEFAULT_TUN.to_owned(),
+            mtu: DEFAULT_MTU,
+            fwmark: 0,
+            offload: true,
+        }
+    }
+}
+
+/// UDP port of a gateway unless configured otherwise.
+pub const DEFAULT_PORT: u16 = 4510;
+/// Name of the gateway's TUN device.
+pub const DEFAULT_TUN: &str = "strait-tun";
+/// Inner MTU that fits a 1500 byte underlay over IPv6: 1500 - 40 - 8 - 32.
+pub const DEFAULT_MTU: u32 = 1420;
+/// IPv6 does not work below this.
+pub const MIN_MTU: u32 = 1280;
+/// The largest inner packet that still fits one datagram.
+pub const MAX_MTU: u32 = 65_440;
+
+/// One peer, as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Name for people and metrics, unique: `cluster/gateway`.
+    pub id: String,
+    /// The peer's static key.
+    pub public_key: PublicKey,
+    /// Where the peer may be reached; an initiation goes to all of them until one answers.
+    pub candidates: Vec<SocketAddr>,
+    /// Prefixes that are routed to the peer, and that it may send from. Several peers may hold the same
+    /// prefix: flows are then spread over those that answer.
+    pub allowed: Vec<IpNet>,
+    /// Keep the tunnel up, and send at least this often. Without it the tunnel comes up on demand.
+    pub keepalive: Option<Duration>,
+    /// A key shared with this peer only.
+    pub preshared: Option<PresharedKey>,
+}
+
+/// A peer that was left out, and why. The others were applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The peer's id.
+    pub id: String,
+    /// What is wrong with it.
+    pub reason: RefusedReason,
+}
+
+/// Why a peer was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedReason {
+    /// The id stands twice in the list.
+    #[error("another peer has the same name")]
+    DuplicateId,
+    /// The key stands twice in the list.
+    #[error("another peer has the same public key")]
+    DuplicateKey,
+    /// The key is this gateway's own.
+    #[error("its public key is this gateway's own")]
+    OwnKey,
+    /// The key is a point of low order: anybody could pose as its owner.
+    #[error("its public key is not safe to use (a point of low order)")]
+    WeakKey,
+    /// There are as many peers as receiver indices.
+    #[error("there are too many peers (65536)")]
+    TooMany,
+}
+
+/// What one peer's tunnel does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer's id.
+    pub id: String,
+    /// The peer's static key.
+    pub public_key: PublicKey,
+    /// Where datagrams go: the address that last authenticated itself.
+    pub endpoint: Option<SocketAddr>,
+    /// Age of the newest handshake, while a session stands.
+    pub last_handshake: Option<Duration>,
+    /// Bytes of datagrams received and authenticated.
+    pub rx_bytes: u64,
+    /// Bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Inner packets received and delivered.
+    pub rx_packets: u64,
+    /// Inner packets sent.
+    pub tx_packets: u64,
+    /// What was dropped, by cause; causes without a drop are absent.
+    pub drops: BTreeMap<DropCause, u64>,
+}
+
+/// What the engine does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Every peer, by id.
+    pub peers: Vec<PeerStatus>,
+    /// Drops that no peer can be blamed for, by cause.
+    pub drops: BTreeMap<DropCause, u64>,
+}
+
+macro_rules! drop_causes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// Why a packet went no further.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum DropCause { $($(#[doc = $doc])+ $name,)+ }
+
+        impl DropCause {
+            /// Every cause.
+            pub const ALL: &[DropCause] = &[$(DropCause::$name,)+];
+
+            /// The cause's name in metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(DropCause::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+drop_causes! {
+    /// Out: not an IP packet, or cut short.
+    OutMalformed = "out_malformed",
+    /// Out: no peer has the destination among its prefixes.
+    OutNoRoute = "out_no_route",
+    /// Out: no session yet, and the peer's queue is full.
+    OutQueueFull = "out_queue_full",
+    /// Out: larger than the MTU.
+    OutTooBig = "out_too_big",
+    /// Out: the kernel refused to send the datagram.
+    OutSendFailed = "out_send_failed",
+    /// In: not a WireGuard message.
+    InMalformed = "in_malformed",
+    /// In: larger than any datagram that the engine receives.
+    InTruncated = "in_truncated",
+    /// In: for a session that does not exist.
+    InUnknownSession = "in_unknown_session",
+    /// In: a handshake from a key that no peer has.
+    InUnknownKey = "in_unknown_key",
+    /// In: a handshake message that fails authentication, or is old.
+    InBadHandshake = "in_bad_handshake",
+    /// In: a handshake answered with a cookie, as there are too many.
+    InRateLimited = "in_rate_limited",
+    /// In: more handshakes than can be queued.
+    InHandshakeQueueFull = "in_handshake_queue_full",
+    /// In: data that fails authentication.
+    InBadTag = "in_bad_tag",
+    /// In: data seen before, or too old to tell.
+    InReplay = "in_replay",
+    /// In: authentic, but not an IP packet.
+    InInnerMalformed = "in_inner_malformed",
+    /// In: authentic, but from an address that the peer may not send from.
+    InSourceNotAllowed = "in_source_not_allowed",
+    /// In: congestion was signalled outside on a packet that does not take part (RFC 6040).
+    InCongestion = "in_congestion",
+    /// In: the TUN device refused the packet.
+    InWriteFailed = "in_write_failed",
+}
+
+impl fmt::Display for DropCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,44 @@
+//! Counters that several threads add to and nobody waits for.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::config::DropCause;
+
+/// Drops by cause.
+#[derive(Debug)]
+pub(super) struct Drops([AtomicU64; DropCause::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; DropCause::ALL.len()])
+    }
+}
+
+impl Drops {
+    pub(super) fn add(&self, cause: DropCause, count: u64) {
+        self.0[cause as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> BTreeMap<DropCause, u64> {
+        DropCause::ALL
+            .iter()
+            .map(|&cause| (cause, self.0[cause as usize].load(Ordering::Relaxed)))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+}
+
+/// One direction's traffic.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) bytes: AtomicU64,
+    pub(super) packets: AtomicU64,
+}
+
+impl Traffic {
+    pub(super) fn add(&self, bytes: u64, packets: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,408 @@
+//! The engine: a TUN device, a UDP socket, three threads and a table of peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use strait_linux::tun::{Tun, TunError, TunOptions};
+
+use super::config::{EngineConfig, EngineStatus, MAX_MTU, MIN_MTU, PeerConfig, Refused, RefusedReason};
+use super::counters::Drops;
+use super::key::PublicKey;
+use super::noise::Identity;
+use super::peer::Peer;
+use super::table::{Slot, Table};
+use super::udp::Udp;
+use super::{control, inbound, outbound};
+
+/// Why an engine does not start, or has stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The MTU is out of range.
+    #[error("inner MTU {0} is out of range: use {MIN_MTU} to {MAX_MTU} (1420 fits a 1500 byte network)")]
+    BadMtu(u32),
+    /// The TUN device.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// Somebody else listens.
+    #[error(
+        "UDP port {port} is in use: another gateway or WireGuard interface listens there; stop it or choose another port"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
+    /// The socket, for another reason.
+    #[error("cannot open UDP port {port}: {source}")]
+    Socket {
+        /// The port.
+        port: u16,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Threads or event descriptors.
+    #[error("cannot start the data path's threads: {0}")]
+    Threads(io::Error),
+    /// The random number source.
+    #[error("cannot read random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Why a packet thread has ended.
+#[derive(Debug)]
+pub(super) struct Fault(String);
+
+impl Fault {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn tun(action: &str, tun: &Tun, errno: rustix::io::Errno) -> Self {
+        Self(format!(
+            "cannot {action} TUN device {}: {errno} (was it deleted?)",
+            tun.name()
+        ))
+    }
+}
+
+/// What the threads share.
+pub(super) struct Shared {
+    pub(super) identity: Identity,
+    pub(super) tun: Tun,
+    pub(super) udp: Udp,
+    pub(super) mtu: usize,
+    pub(super) table: ArcSwap<Table>,
+    pub(super) control: control::Inbox,
+    pub(super) drops: Drops,
+    /// Readable once the engine stops.
+    pub(super) wake: OwnedFd,
+    stopping: AtomicBool,
+    fault: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Sleeps until there is something to read, or the engine stops.
+pub(super) fn wait_readable(source: &impl AsFd, wake: &OwnedFd) -> Result<(), Fault> {
+    let mut fds = [
+        PollFd::new(source, PollFlags::IN),
+        PollFd::new(wake, PollFlags::IN),
+    ];
+    match poll(&mut fds, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(Fault(format!("cannot wait for packets: {errno}"))),
+    }
+}
+
+/// Which peers there are, and what they may send: the writers' side of [`Table`].
+struct Registry {
+    peers: BTreeMap<PublicKey, Arc<Peer>>,
+    free: BTreeSet<Slot>,
+    /// Slots below this have been used.
+    next: u32,
+    /// Upper part of the next receiver index, so that a slot's old indices stay unknown.
+    generation: u8,
+}
+
+impl Registry {
+    fn index(&mut self) -> Option<u32> {
+        let slot = match self.free.pop_first() {
+            Some(slot) => u32::from(slot),
+            None if self.next <= u32::from(Slot::MAX) => {
+                self.next += 1;
+                self.next - 1
+            }
+            None => return None,
+        };
+        self.generation = self.generation.wrapping_add(1);
+        Some(u32::from(self.generation) << 16 | slot)
+    }
+}
+
+/// A running data path. Dropping it stops it; the TUN device then vanishes.
+pub struct Engine {
+    shared: Arc<Shared>,
+    registry: Mutex<Registry>,
+    threads: Vec<JoinHandle<()>>,
+    port: u16,
+}
+
+impl Engine {
+    /// Opens the TUN device and the socket in the caller's network namespace, and starts the threads.
+    pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
+        Self::check(config)?;
+        let udp = Self::socket(config)?;
+        Self::start_on(config, udp)
+    }
+
+    fn check(config: &EngineConfig) -> Result<(), EngineError> {
+        if (MIN_MTU..=MAX_MTU).contains(&config.mtu) {
+            Ok(())
+        } else {
+            Err(EngineError::BadMtu(config.mtu))
+        }
+    }
+
+    /// Opens only the socket, in the caller's network namespace: the TUN device may be wanted in another.
+    pub fn socket(config: &EngineConfig) -> Result<UdpSocket, EngineError> {
+        let port = config.listen_port;
+        Udp::bind(config.bind, port, config.fwmark, config.offload)
+            .map(UdpSocket)
+            .map_err(|source| {
+                if source.kind() == io::ErrorKind::AddrInUse {
+                    EngineError::PortInUse { port }
+                } else {
+                    EngineError::Socket { port, source }
+                }
+            })
+    }
+
+    /// Opens the TUN device in the caller's network namespace, and starts the threads on this socket.
+    pub fn start_on(config: &EngineConfig, socket: UdpSocket) -> Result<Self, EngineError> {
+        Self::check(config)?;
+        let UdpSocket(udp) = socket;
+        let port = udp.port().map_err(|source| EngineError::Socket {
+            port: config.listen_port,
+            source,
+        })?;
+        let tun = Tun::open(&TunOptions {
+            name: config.tun_name.clone(),
+            mtu: config.mtu,
+            offload: false,
+            nonblocking: true,
+        })?;
+        let mut generation = [0];
+        getrandom::fill(&mut generation).map_err(EngineError::Random)?;
+        let shared = Arc::new(Shared {
+            identity: Identity::new(&config.private_key),
+            tun,
+            udp,
+            mtu: config.mtu as usize,
+            table: ArcSwap::from_pointee(Table::new(Vec::new())),
+            control: control::Inbox::default(),
+            drops: Drops::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|errno| EngineError::Threads(errno.into()))?,
+            stopping: AtomicBool::new(false),
+            fault: Mutex::new(None),
+        });
+        let registry = Registry {
+            peers: BTreeMap::new(),
+            free: BTreeSet::new(),
+            next: 0,
+            generation: generation[0],
+        };
+        let mut engine = Self {
+            shared,
+            registry: Mutex::new(registry),
+            threads: Vec::new(),
+            port,
+        };
+        engine.spawn("strait-out", outbound::run)?;
+        engine.spawn("strait-in", inbound::run)?;
+        engine.spawn("strait-ctl", |shared| {
+            control::run(shared);
+            Ok(())
+        })?;
+        Ok(engine)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        body: fn(&Shared) -> Result<(), Fault>,
+    ) -> Result<(), EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let report = ReportEnd {
+                shared: &shared,
+                name,
+            };
+            if let Err(Fault(text)) = body(&shared) {
+                report.fault(text);
+            }
+        });
+        self.threads.push(thread.map_err(EngineError::Threads)?);
+        Ok(())
+    }
+
+    /// The UDP port in use.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// This gateway's public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.shared.identity.public()
+    }
+
+    /// The TUN device.
+    pub fn tun(&self) -> &Tun {
+        &self.shared.tun
+    }
+
+    /// Makes these the peers, all at once: no packet sees half of the change. Peers that are there already
+    /// and keep id and keys keep their session. Calling it again with the same list changes nothing.
+    ///
+    /// The answer is which peers were left out; all others were applied.
+    pub fn set_peers(&self, wanted: &[PeerConfig]) -> Vec<Refused> {
+        let mut registry = self.registry();
+        let mut refused = Vec::new();
+        let mut ids = BTreeSet::new();
+        let mut next: BTreeMap<PublicKey, (Arc<Peer>, Vec<IpNet>)> = BTreeMap::new();
+        let mut created = Vec::new();
+        for config in wanted {
+            let peer = if next.contains_key(&config.public_key) {
+                Err(RefusedReason::DuplicateKey)
+            } else if ids.contains(config.id.as_str()) {
+                Err(RefusedReason::DuplicateId)
+            } else {
+                self.admit(&mut registry, config)
+            };
+            match peer {
+                Ok((peer, new)) => {
+                    if new && config.keepalive.is_some() {
+                        created.push(Arc::clone(&peer));
+                    }
+                    ids.insert(config.id.as_str());
+                    next.insert(config.public_key, (peer, config.allowed.clone()));
+                }
+                Err(reason) => refused.push(Refused {
+                    id: config.id.clone(),
+                    reason,
+                }),
+            }
+        }
+        self.shared
+            .table
+            .store(Arc::new(Table::new(next.values().cloned().collect())));
+        for peer in created {
+            self.shared.control.initiate(&peer);
+        }
+        let kept: BTreeSet<u32> = next.values().map(|(peer, _)| peer.index).collect();
+        let gone: Vec<Slot> = registry
+            .peers
+            .values()
+            .filter(|peer| !kept.contains(&peer.index))
+            .map(|peer| peer.slot())
+            .collect();
+        registry.free.extend(gone);
+        registry.peers = next.into_iter().map(|(key, (peer, _))| (key, peer)).collect();
+        refused
+    }
+
+    /// The peer that the configuration means, and whether it is a new one.
+    fn admit(
+        &self,
+        registry: &mut Registry,
+        config: &PeerConfig,
+    ) -> Result<(Arc<Peer>, bool), RefusedReason> {
+        if config.public_key == self.public_key() {
+            return Err(RefusedReason::OwnKey);
+        }
+        if let Some(peer) = registry
+            .peers
+            .get(&config.public_key)
+            .filter(|peer| peer.matches(config))
+        {
+            peer.reconfigure(config);
+            return Ok((Arc::clone(peer), false));
+        }
+        if !self.shared.identity.accepts(&config.public_key) {
+            return Err(RefusedReason::WeakKey);
+        }
+        let index = registry.index().ok_or(RefusedReason::TooMany)?;
+        let tunnel = self
+            .shared
+            .identity
+            .tunnel(&config.public_key, config.preshared.as_ref(), index);
+        Ok((Arc::new(Peer::new(config, index, tunnel)), true))
+    }
+
+    /// What the engine and its peers have done so far.
+    pub fn status(&self) -> EngineStatus {
+        let mut peers: Vec<_> = self
+            .shared
+            .table
+            .load()
+            .peers()
+            .map(|peer| peer.status())
+            .collect();
+        peers.sort_by(|a, b| a.id.cmp(&b.id));
+        EngineStatus {
+            peers,
+            drops: self.shared.drops.snapshot(),
+        }
+    }
+
+    /// Why the data path has stopped by itself, if it has. There is no way back: start another one.
+    pub fn fault(&self) -> Option<String> {
+        self.shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Stops the threads and waits for them. The TUN device vanishes.
+    pub fn stop(self) {}
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.control.stop();
+        if let Err(errno) = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes()) {
+            tracing::error!(error = %errno, "cannot wake the data path's threads");
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            // A panic has been reported as a fault already.
+            let _: Result<(), _> = thread.join();
+        }
+    }
+}
+
+/// The data path's socket, open but not in use yet.
+#[derive(Debug)]
+pub struct UdpSocket(Udp);
+
+/// Notes how a thread ended, panics included.
+struct ReportEnd<'a> {
+    shared: &'a Shared,
+    name: &'static str,
+}
+
+impl ReportEnd<'_> {
+    fn fault(&self, text: String) {
+        tracing::error!(thread = self.name, "the data path has stopped: {text}");
+        self.shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(text);
+    }
+}
+
+impl Drop for ReportEnd<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fault(format!("thread {} panicked", self.name));
+        }
+    }
+}

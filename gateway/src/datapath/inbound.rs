@@ -1,0 +1,196 @@
+//! The `in` thread: UDP to TUN, in runs.
+//!
+//! It takes what is waiting with one system call, opens each run under its peer's lock, and writes to the
+//! TUN when the lock is free again.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use strait_linux::tun::VNET_HEADER_LEN;
+
+use super::config::DropCause;
+use super::engine::{Fault, Shared, wait_readable};
+use super::noise::{DATA_OVERHEAD, Kind, SCRATCH_LEN, kind};
+use super::packet;
+use super::peer::Peer;
+use super::udp::Inbox;
+
+/// Runs until the engine stops or the socket fails.
+pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
+    let mut inbox = Inbox::new();
+    let mut opened = Opened::new();
+    while !shared.stopping() {
+        match shared.udp.receive(&mut inbox) {
+            Ok(count) => {
+                for index in 0..count {
+                    let (run, bytes) = inbox.run(index);
+                    match run.from {
+                        _ if run.truncated => shared.drops.add(DropCause::InTruncated, 1),
+                        Some(from) => {
+                            take(shared, &mut opened, from, run.ecn, bytes, run.stride)?;
+                        }
+                        None => shared.drops.add(DropCause::InMalformed, 1),
+                    }
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                wait_readable(&shared.udp, &shared.wake)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Handles the datagrams of one sender.
+fn take(
+    shared: &Shared,
+    opened: &mut Opened,
+    from: SocketAddr,
+    ecn: u8,
+    mut bytes: &[u8],
+    stride: usize,
+) -> Result<(), Fault> {
+    let stride = stride.max(1);
+    if bytes.is_empty() {
+        shared.drops.add(DropCause::InMalformed, 1);
+    }
+    while !bytes.is_empty() {
+        let first = &bytes[..stride.min(bytes.len())];
+        let Some(Kind::Data(receiver)) = kind(first) else {
+            let (cause, taken) = match kind(first) {
+                Some(Kind::Handshake) => (
+                    DropCause::InHandshakeQueueFull,
+                    shared.control.message(from, first),
+                ),
+                _ => (DropCause::InMalformed, false),
+            };
+            if !taken {
+                shared.drops.add(cause, 1);
+            }
+            bytes = &bytes[first.len()..];
+            continue;
+        };
+        let same = bytes
+            .chunks(stride)
+            .take_while(|datagram| kind(datagram) == Some(Kind::Data(receiver)))
+            .count();
+        let (group, rest) = bytes.split_at((same * stride).min(bytes.len()));
+        bytes = rest;
+        let table = shared.table.load();
+        let Some(peer) = table.by_receiver(receiver) else {
+            shared.drops.add(DropCause::InUnknownSession, same as u64);
+            continue;
+        };
+        opened.open(shared, peer, from, group.chunks(stride));
+        opened.check(&table, peer, ecn);
+        opened.deliver(shared, peer)?;
+    }
+    Ok(())
+}
+
+/// Packets of one run, opened, one behind the other.
+struct Opened {
+    plain: Vec<u8>,
+    scratch: Vec<u8>,
+    /// Start and length of each packet.
+    packets: Vec<(usize, usize)>,
+}
+
+impl Opened {
+    fn new() -> Self {
+        Self {
+            plain: vec![0; 2 * SCRATCH_LEN],
+            scratch: vec![0; SCRATCH_LEN],
+            packets: Vec::with_capacity(2048),
+        }
+    }
+
+    fn open<'a>(
+        &mut self,
+        shared: &Shared,
+        peer: &Arc<Peer>,
+        from: SocketAddr,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+    ) {
+        self.packets.clear();
+        let (mut used, mut bytes) = (0, 0);
+        let mut state = peer.lock();
+        for datagram in datagrams {
+            match state.tunnel.open(datagram, &mut self.plain[used..]) {
+                Ok(len) => {
+                    bytes += datagram.len() as u64;
+                    if len > 0 {
+                        self.packets.push((used, len));
+                        used += len;
+                    }
+                }
+                Err(cause) => {
+                    peer.drops.add(cause, 1);
+                    if cause == DropCause::InInnerMalformed {
+                        bytes += datagram.len() as u64;
+                    }
+                }
+            }
+        }
+        if bytes > 0 {
+            // Something was authentic, so this is where the peer is.
+            peer.roam(&mut state, from);
+            peer.rx.add(bytes, 0);
+            if !peer.is_up() {
+                peer.settle(&mut state, &shared.udp, &mut self.scratch);
+            }
+        }
+    }
+
+    /// Drops what the peer may not send.
+    fn check(&mut self, table: &super::table::Table, peer: &Peer, ecn: u8) {
+        let plain = &mut self.plain;
+        self.packets.retain_mut(|(start, len)| {
+            let packet = &mut plain[*start..*start + *len];
+            let cause = match packet::parse(packet) {
+                None => DropCause::InInnerMalformed,
+                Some(header) if !table.may_send(peer, header.source) => DropCause::InSourceNotAllowed,
+                Some(_) if !packet::apply_outer_ecn(packet, ecn) => DropCause::InCongestion,
+                Some(header) => {
+                    *len = header.len;
+                    return true;
+                }
+            };
+            peer.drops.add(cause, 1);
+            false
+        });
+    }
+
+    fn deliver(&mut self, shared: &Shared, peer: &Peer) -> Result<(), Fault> {
+        let header = [0; VNET_HEADER_LEN];
+        let header = &header[..if shared.tun.offload().vnet_header {
+            VNET_HEADER_LEN
+        } else {
+            0
+        }];
+        let mut delivered = 0;
+        for &(start, len) in &self.packets {
+            let vector = [
+                IoSlice::new(header),
+                IoSlice::new(&self.plain[start..start + len]),
+            ];
+            match rustix::io::writev(&shared.tun, &vector) {
+                Ok(_) => delivered += 1,
+                Err(rustix::io::Errno::BADFD) => {
+                    return Err(Fault::tun("write to", &shared.tun, rustix::io::Errno::BADFD));
+                }
+                Err(errno) => {
+                    tracing::debug!(peer = peer.id, error = %errno, "packet not written to the TUN");
+                    peer.drops.add(DropCause::InWriteFailed, 1);
+                }
+            }
+        }
+        peer.rx.add(0, delivered);
+        Ok(())
+    }
+}
+
+const _: () = assert!(DATA_OVERHEAD == 32);

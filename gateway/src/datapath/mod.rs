@@ -1,0 +1,30 @@
+//! The data path: WireGuard in user space, between a TUN device and a UDP socket.
+//!
+//! It owns keys, sessions, and the way of a packet; it knows nothing of Kubernetes, clusters or records,
+//! and programs no routes. It is told its peers as plain data and tells what it did in the same way.
+//!
+//! Three threads run to completion, with no channel and no async runtime between them:
+//! [`outbound`] (TUN to UDP) and [`inbound`] (UDP to TUN) handle data in *runs*, equal datagrams that cross
+//! the kernel's border together; [`control`] does handshakes and timers. What they share is an immutable
+//! [`table`], replaced whole, and each [`peer`]'s state behind its own lock, taken once per run or packet.
+//! boringtun stays behind the trait in [`noise`]. Start reading at [`engine`].
+
+mod config;
+mod control;
+mod counters;
+mod engine;
+mod inbound;
+mod key;
+mod noise;
+mod outbound;
+mod packet;
+mod peer;
+mod table;
+mod udp;
+
+pub use config::{
+    DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, MAX_MTU, MIN_MTU,
+    PeerConfig, PeerStatus, Refused, RefusedReason,
+};
+pub use engine::{Engine, EngineError, UdpSocket};
+pub use key::{BadKey, PresharedKey, PrivateKey, PublicKey};

@@ -1,0 +1,313 @@
+//! The one door to boringtun: a peer's protocol state behind a trait of ours, and the checks that come
+//! before a peer is known.
+//!
+//! boringtun panics on short buffers, queues without a byte limit, never re-tries after 90 seconds and
+//! starts a handshake where it flushes its queue as a responder. So this file always hands it
+//! [`SCRATCH_LEN`] of room, never lets it queue, and leaves retries to the control thread.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519::{PublicKey as XPublicKey, StaticSecret};
+
+use super::config::DropCause;
+use super::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// What a data message adds to the packet in it.
+pub(super) const DATA_OVERHEAD: usize = 32;
+/// Length of the header in front of a data message's ciphertext.
+const DATA_HEADER: usize = 16;
+/// Length of the largest handshake message.
+pub(super) const HANDSHAKE_MAX: usize = 148;
+/// Room for any message: a whole datagram and what the protocol adds.
+pub(super) const SCRATCH_LEN: usize = 65_536 + DATA_OVERHEAD;
+
+/// Handshakes per second that are answered before the sender must prove its address.
+const HANDSHAKES_PER_SECOND: u64 = 200;
+
+/// The kinds of message, as far as the first bytes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Initiation, response or cookie: for the control thread.
+    Handshake,
+    /// Data for the session with this receiver index.
+    Data(u32),
+}
+
+/// Sorts a datagram by its first bytes and its length; none if it cannot be a WireGuard message.
+pub(super) fn kind(datagram: &[u8]) -> Option<Kind> {
+    let kind = u32::from_le_bytes(*datagram.first_chunk()?);
+    match (kind, datagram.len()) {
+        (4, DATA_OVERHEAD..) => Some(Kind::Data(u32::from_le_bytes(
+            *datagram.get(4..8)?.first_chunk()?,
+        ))),
+        (1, 148) | (2, 92) | (3, 64) => Some(Kind::Handshake),
+        _ => None,
+    }
+}
+
+/// What a timer wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tick {
+    /// Nothing.
+    Idle,
+    /// A handshake initiation of this length is in the buffer.
+    Initiation(usize),
+    /// A data message (a keepalive) of this length is in the buffer.
+    Data(usize),
+    /// The last handshake was given up: it takes a new one.
+    Expired,
+}
+
+/// What a handshake message led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// Length of the message in the buffer that goes back to the sender; 0 for none.
+    pub(super) len: usize,
+    /// The sender proved to be the peer.
+    pub(super) authentic: bool,
+    /// A session stands now.
+    pub(super) completed: bool,
+}
+
+/// One peer's protocol state.
+///
+/// Buffers handed in have [`SCRATCH_LEN`] bytes, or for [`seal`](Self::seal) at least the packet's length
+/// plus [`DATA_OVERHEAD`].
+pub(super) trait Tunnel: Send {
+    /// Whether data can be sent now.
+    fn established(&self) -> bool;
+    /// Seals a packet, or nothing for a keepalive; none if no session stands or the buffer is too short.
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize>;
+    /// Opens a data message into `out`; the length of the inner IP packet, 0 for a keepalive.
+    fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause>;
+    /// Takes a handshake message.
+    fn handshake(&mut self, message: &[u8], out: &mut [u8]) -> Result<Answer, DropCause>;
+    /// Writes an initiation, also if one is under way already.
+    fn initiate(&mut self, out: &mut [u8]) -> Option<usize>;
+    /// Lets time pass.
+    fn tick(&mut self, out: &mut [u8]) -> Tick;
+    /// Age of the newest session.
+    fn age(&self) -> Option<Duration>;
+    /// Whether this side began the newest session.
+    fn initiator(&self) -> bool;
+}
+
+/// This gateway's identity, and the guard in front of the peers.
+pub(super) struct Identity {
+    private: StaticSecret,
+    public: XPublicKey,
+    guard: RateLimiter,
+    /// Peers verify again inside; counting twice would halve the limit.
+    unlimited: Arc<RateLimiter>,
+}
+
+/// Whom a handshake message is for.
+pub(super) enum Addressee {
+    /// The peer with this key.
+    Key(PublicKey),
+    /// The peer that chose this receiver index.
+    Index(u32),
+    /// Nobody yet: this reply goes back first.
+    Cookie(usize),
+}
+
+impl Identity {
+    pub(super) fn new(key: &PrivateKey) -> Self {
+        let private = StaticSecret::from(*key.bytes());
+        let public = XPublicKey::from(&private);
+        Self {
+            guard: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            private,
+            public,
+        }
+    }
+
+    pub(super) fn public(&self) -> PublicKey {
+        PublicKey(self.public.to_bytes())
+    }
+
+    /// Whether the exchange with this key adds a secret. It does not for points of low order.
+    pub(super) fn accepts(&self, peer: &PublicKey) -> bool {
+        self.private
+            .diffie_hellman(&XPublicKey::from(peer.0))
+            .was_contributory()
+    }
+
+    /// To be called once a second.
+    pub(super) fn reset_rate(&self) {
+        self.guard.reset_count();
+    }
+
+    /// Checks a handshake message's first seal and the rate, and finds out whom it is for.
+    pub(super) fn inspect(
+        &self,
+        from: IpAddr,
+        message: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Addressee, DropCause> {
+        match self.guard.verify_packet(Some(from), message, reply) {
+            Ok(Packet::HandshakeInit(init)) => parse_handshake_anon(&self.private, &self.public, &init)
+                .map(|half| Addressee::Key(PublicKey(half.peer_static_public)))
+                .map_err(|error| cause(&error)),
+            Ok(Packet::HandshakeResponse(response)) => Ok(Addressee::Index(response.receiver_idx)),
+            Ok(Packet::PacketCookieReply(cookie)) => Ok(Addressee::Index(cookie.receiver_idx)),
+            Ok(Packet::PacketData(_)) => Err(DropCause::InMalformed),
+            Err(TunnResult::WriteToNetwork(cookie)) => Ok(Addressee::Cookie(cookie.len())),
+            Err(TunnResult::Err(WireGuardError::InvalidPacket)) => Err(DropCause::InMalformed),
+            Err(_) => Err(DropCause::InBadHandshake),
+        }
+    }
+
+    /// Protocol state towards a peer. `index` (24 bits) comes back in [`Kind::Data`], shifted left by 8.
+    pub(super) fn tunnel(
+        &self,
+        peer: &PublicKey,
+        preshared: Option<&PresharedKey>,
+        index: u32,
+    ) -> Box<dyn Tunnel> {
+        Box::new(Boring {
+            tunn: Tunn::new(
+                self.private.clone(),
+                XPublicKey::from(peer.0),
+                preshared.map(|key| *key.bytes()),
+                None,
+                index,
+                Some(Arc::clone(&self.unlimited)),
+            ),
+            established: false,
+            initiator: false,
+        })
+    }
+}
+
+/// The public key of a private one.
+pub(super) fn public_of(key: &PrivateKey) -> PublicKey {
+    PublicKey(XPublicKey::from(&StaticSecret::from(*key.bytes())).to_bytes())
+}
+
+struct Boring {
+    tunn: Tunn,
+    /// Whether boringtun holds a current session. It tells only by way of a clock read, so the answer is
+    /// kept, and renewed where it can change: it comes with a message and goes with a timer.
+    established: bool,
+    initiator: bool,
+}
+
+impl Boring {
+    fn renew(&mut self) {
+        self.established = self.tunn.time_since_last_handshake().is_some();
+    }
+}
+
+impl Tunnel for Boring {
+    fn established(&self) -> bool {
+        self.established
+    }
+
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
+        if !self.established || out.len() < (packet.len() + DATA_OVERHEAD).max(HANDSHAKE_MAX) {
+            return None;
+        }
+        match self.tunn.encapsulate(packet, out) {
+            TunnResult::WriteToNetwork(message) => Some(message.len()),
+            _ => None,
+        }
+    }
+
+    fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause> {
+        if datagram.len() < DATA_OVERHEAD || out.len() < datagram.len() - DATA_HEADER {
+            return Err(DropCause::InMalformed);
+        }
+        let opened = match self.tunn.decapsulate(None, datagram, out) {
+            TunnResult::Done => Ok(0),
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Ok(packet.len())
+            }
+            TunnResult::Err(WireGuardError::InvalidPacket) => Err(DropCause::InInnerMalformed),
+            TunnResult::Err(error) => Err(cause(&error)),
+            TunnResult::WriteToNetwork(_) => Err(DropCause::InMalformed),
+        };
+        if !self.established && opened.is_ok() {
+            // The initiator's first data message is what makes the session the responder's current one.
+            self.renew();
+        }
+        opened
+    }
+
+    fn handshake(&mut self, message: &[u8], out: &mut [u8]) -> Result<Answer, DropCause> {
+        if out.len() < SCRATCH_LEN {
+            return Err(DropCause::InBadHandshake);
+        }
+        let response = message.first() == Some(&2);
+        let result = match self.tunn.decapsulate(None, message, out) {
+            TunnResult::WriteToNetwork(reply) => Ok(Answer {
+                len: reply.len(),
+                authentic: true,
+                completed: response,
+            }),
+            // A cookie: nobody proved anything yet.
+            TunnResult::Done => Ok(Answer {
+                len: 0,
+                authentic: false,
+                completed: false,
+            }),
+            TunnResult::Err(_) => Err(DropCause::InBadHandshake),
+            TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => Err(DropCause::InMalformed),
+        };
+        if let Ok(Answer { authentic: true, .. }) = result {
+            self.initiator = response;
+        }
+        self.renew();
+        result
+    }
+
+    fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
+        if out.len() < HANDSHAKE_MAX {
+            return None;
+        }
+        match self.tunn.format_handshake_initiation(out, true) {
+            TunnResult::WriteToNetwork(message) => Some(message.len()),
+            _ => None,
+        }
+    }
+
+    fn tick(&mut self, out: &mut [u8]) -> Tick {
+        if out.len() < HANDSHAKE_MAX {
+            return Tick::Idle;
+        }
+        let tick = match self.tunn.update_timers(out) {
+            TunnResult::WriteToNetwork(message) if message.first() == Some(&1) => {
+                Tick::Initiation(message.len())
+            }
+            TunnResult::WriteToNetwork(message) => Tick::Data(message.len()),
+            TunnResult::Err(WireGuardError::ConnectionExpired) => Tick::Expired,
+            _ => Tick::Idle,
+        };
+        self.renew();
+        tick
+    }
+
+    fn age(&self) -> Option<Duration> {
+        self.tunn.time_since_last_handshake()
+    }
+
+    fn initiator(&self) -> bool {
+        self.initiator
+    }
+}
+
+fn cause(error: &WireGuardError) -> DropCause {
+    match error {
+        WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => DropCause::InReplay,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => DropCause::InUnknownSession,
+        WireGuardError::InvalidAeadTag => DropCause::InBadTag,
+        _ => DropCause::InBadHandshake,
+    }
+}

@@ -1,0 +1,365 @@
+//! One peer: its tunnel, where it is, and what it has done.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::config::{DropCause, PeerConfig, PeerStatus};
+use super::counters::{Drops, Traffic};
+use super::key::{PresharedKey, PublicKey};
+use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel};
+use super::table::Slot;
+use super::udp::Udp;
+
+/// Bytes of packets that wait for a session.
+const QUEUE_BYTES: usize = 256 << 10;
+/// Unanswered initiations after which they go out less often.
+const EAGER_ATTEMPTS: u32 = 5;
+const EAGER_RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(5);
+/// Ages at which a tunnel that is to stay up gets new keys. boringtun renews on data alone, so an idle
+/// one would lapse at 180 s. The responder steps in only where the initiator has failed to.
+const REKEY_INITIATOR: Duration = Duration::from_secs(120);
+const REKEY_RESPONDER: Duration = Duration::from_secs(150);
+
+/// A peer. Its lock is held over one run of packets at most, and never together with another peer's.
+pub(super) struct Peer {
+    pub(super) id: String,
+    pub(super) public_key: PublicKey,
+    pub(super) preshared: Option<PresharedKey>,
+    /// Upper 24 bits of its receiver indices: a generation, then the slot.
+    pub(super) index: u32,
+    state: Mutex<State>,
+    up: AtomicBool,
+    /// Set by whoever sends, cleared by the timer: spares the packet threads a clock.
+    sent: AtomicBool,
+    /// Whether an initiation has been asked for and not been sent yet.
+    wanted: AtomicBool,
+    /// Whether one send may carry several datagrams to this endpoint.
+    pub(super) batch: AtomicBool,
+    pub(super) rx: Traffic,
+    pub(super) tx: Traffic,
+    pub(super) drops: Drops,
+}
+
+/// What the peer's lock guards.
+pub(super) struct State {
+    pub(super) tunnel: Box<dyn Tunnel>,
+    pub(super) endpoint: Option<SocketAddr>,
+    candidates: Vec<SocketAddr>,
+    keepalive: Option<Duration>,
+    /// Packets that wait for a session.
+    queue: VecDeque<Vec<u8>>,
+    queued: usize,
+    /// Initiations since the last answer.
+    attempts: u32,
+    last_initiation: Option<Instant>,
+    last_sent: Instant,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("id", &self.id)
+            .field("public_key", &self.public_key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    pub(super) fn new(config: &PeerConfig, index: u32, tunnel: Box<dyn Tunnel>) -> Self {
+        Self {
+            id: config.id.clone(),
+            public_key: config.public_key,
+            preshared: config.preshared.clone(),
+            index,
+            state: Mutex::new(State {
+                tunnel,
+                endpoint: None,
+                candidates: config.candidates.clone(),
+                keepalive: config.keepalive,
+                queue: VecDeque::new(),
+                queued: 0,
+                attempts: 0,
+                last_initiation: None,
+                last_sent: Instant::now(),
+            }),
+            up: AtomicBool::new(false),
+            sent: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            batch: AtomicBool::new(true),
+            rx: Traffic::default(),
+            tx: Traffic::default(),
+            drops: Drops::default(),
+        }
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.index as Slot
+    }
+
+    /// Whether a session stands.
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the peer that the configuration means, so that its session can stay.
+    pub(super) fn matches(&self, config: &PeerConfig) -> bool {
+        self.id == config.id && self.public_key == config.public_key && self.preshared == config.preshared
+    }
+
+    /// Takes over what may change under a standing session.
+    pub(super) fn reconfigure(&self, config: &PeerConfig) {
+        let mut state = self.lock();
+        state.keepalive = config.keepalive;
+        if state.candidates != config.candidates {
+            state.candidates.clone_from(&config.candidates);
+            if !state.tunnel.established() {
+                // A new address is worth a prompt attempt.
+                state.attempts = 0;
+                state.last_initiation = None;
+            }
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a run was sent.
+    pub(super) fn count_sent(&self, bytes: u64, packets: u64) {
+        self.tx.add(bytes, packets);
+        if !self.sent.load(Ordering::Relaxed) {
+            self.sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps a (padded) packet until a session stands. True: somebody must start one.
+    pub(super) fn enqueue(&self, state: &mut State, packet: &[u8]) -> bool {
+        if state.queued + packet.len() > QUEUE_BYTES {
+            self.drops.add(DropCause::OutQueueFull, 1);
+        } else {
+            state.queued += packet.len();
+            state.queue.push_back(packet.to_vec());
+        }
+        !self.wanted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Follows an authenticated message.
+    pub(super) fn roam(&self, state: &mut State, from: SocketAddr) {
+        if state.endpoint != Some(from) {
+            tracing::info!(peer = self.id, endpoint = %from, previous = ?state.endpoint, "the peer answers at");
+            state.endpoint = Some(from);
+            self.batch.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// To be called after each change that may bring or take a session: sends what waits for one.
+    pub(super) fn settle(&self, state: &mut State, udp: &Udp, scratch: &mut [u8]) {
+        let up = state.tunnel.established();
+        if self.up.swap(up, Ordering::Relaxed) != up {
+            if up {
+                tracing::info!(peer = self.id, "tunnel up");
+            } else {
+                tracing::warn!(
+                    peer = self.id,
+                    "tunnel down: the session has lapsed without a new handshake"
+                );
+            }
+        }
+        if !up {
+            return;
+        }
+        while let Some(packet) = state.queue.pop_front() {
+            state.queued -= packet.len();
+            if let Some(len) = state.tunnel.seal(&packet, scratch) {
+                self.send(state, udp, &scratch[..len], 1);
+            }
+        }
+    }
+
+    /// Starts a handshake now.
+    pub(super) fn initiate(&self, udp: &Udp, scratch: &mut [u8], now: Instant) {
+        let mut state = self.lock();
+        if state
+            .last_initiation
+            .is_none_or(|last| now.duration_since(last) >= EAGER_RETRY)
+            && !state.tunnel.established()
+        {
+            self.send_initiation(&mut state, udp, scratch, now);
+        }
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes a handshake message that is for this peer.
+    pub(super) fn handshake(
+        &self,
+        from: SocketAddr,
+        message: &[u8],
+        udp: &Udp,
+        scratch: &mut [u8],
+        now: Instant,
+    ) {
+        let mut state = self.lock();
+        match state.tunnel.handshake(message, scratch) {
+            Ok(answer) => {
+                if answer.authentic {
+                    self.rx.add(message.len() as u64, 0);
+                    self.roam(&mut state, from);
+                    state.attempts = 0;
+                    // The peer is at it: leave it the time to finish before trying ourselves.
+                    state.last_initiation = Some(now);
+                }
+                if answer.len > 0 {
+                    match udp.send_one(from, &scratch[..answer.len]) {
+                        Ok(()) => self.count_sent(answer.len as u64, 0),
+                        Err(error) => self.send_failed(from, &error),
+                    }
+                }
+                if answer.completed {
+                    tracing::debug!(peer = self.id, %from, "handshake complete");
+                }
+                self.settle(&mut state, udp, scratch);
+            }
+            Err(cause) => self.drops.add(cause, 1),
+        }
+    }
+
+    /// Lets time pass: retries, rekeys, keepalives.
+    pub(super) fn tick(&self, udp: &Udp, scratch: &mut [u8], now: Instant) {
+        let mut state = self.lock();
+        if self.sent.swap(false, Ordering::Relaxed) {
+            state.last_sent = now;
+        }
+        match state.tunnel.tick(scratch) {
+            Tick::Initiation(len) => self.broadcast(&mut state, udp, &scratch[..len], now),
+            Tick::Data(len) => self.send(&mut state, udp, &scratch[..len], 0),
+            Tick::Expired if state.keepalive.is_none() => {
+                let lost = state.queue.len() as u64;
+                (state.queued, state.queue) = (0, VecDeque::new());
+                if lost > 0 {
+                    self.drops.add(DropCause::OutQueueFull, lost);
+                }
+            }
+            Tick::Expired | Tick::Idle => {}
+        }
+        self.settle(&mut state, udp, scratch);
+
+        let persistent = state.keepalive.is_some();
+        if !state.tunnel.established() {
+            let wait = if state.attempts < EAGER_ATTEMPTS {
+                EAGER_RETRY
+            } else {
+                RETRY
+            } + self.jitter(&state);
+            let due = match state.last_initiation {
+                None => persistent,
+                Some(last) => (persistent || !state.queue.is_empty()) && now.duration_since(last) >= wait,
+            };
+            if due {
+                self.send_initiation(&mut state, udp, scratch, now);
+            }
+            return;
+        }
+        let Some(keepalive) = state.keepalive else { return };
+        let limit = if state.tunnel.initiator() {
+            REKEY_INITIATOR
+        } else {
+            REKEY_RESPONDER
+        };
+        let quiet = state
+            .last_initiation
+            .is_none_or(|last| now.duration_since(last) >= RETRY + self.jitter(&state));
+        if quiet && state.tunnel.age().is_some_and(|age| age >= limit) {
+            self.send_initiation(&mut state, udp, scratch, now);
+        }
+        if now.duration_since(state.last_sent) >= keepalive
+            && let Some(len) = state.tunnel.seal(&[], scratch)
+        {
+            self.send(&mut state, udp, &scratch[..len], 0);
+            state.last_sent = now;
+        }
+    }
+
+    /// Up to a third of a second, different from peer to peer and from time to time.
+    fn jitter(&self, state: &State) -> Duration {
+        let mixed = (self.index ^ state.attempts.rotate_left(16)).wrapping_mul(0x9e37_79b9);
+        Duration::from_millis(u64::from(mixed >> 16) % 333)
+    }
+
+    fn send_initiation(&self, state: &mut State, udp: &Udp, scratch: &mut [u8], now: Instant) {
+        if let Some(len) = state.tunnel.initiate(scratch) {
+            self.broadcast(state, udp, &scratch[..len], now);
+        }
+    }
+
+    /// Sends an initiation: to the endpoint that works, or else to every candidate.
+    fn broadcast(&self, state: &mut State, udp: &Udp, message: &[u8], now: Instant) {
+        let works = state.tunnel.established() && state.attempts == 0;
+        state.attempts = state.attempts.saturating_add(1);
+        state.last_initiation = Some(now);
+        let others = state
+            .candidates
+            .iter()
+            .copied()
+            .filter(|&other| Some(other) != state.endpoint);
+        let targets = state
+            .endpoint
+            .into_iter()
+            .chain(others)
+            .take(if works { 1 } else { usize::MAX });
+        let mut sent = 0;
+        for target in targets {
+            match udp.send_one(target, message) {
+                Ok(()) => sent += 1,
+                // Candidates of a family or network that this node lacks are usual.
+                Err(error) => tracing::debug!(peer = self.id, %target, %error, "initiation not sent"),
+            }
+        }
+        if sent == 0 {
+            self.drops.add(DropCause::OutSendFailed, 1);
+        } else {
+            self.count_sent(sent * message.len() as u64, 0);
+        }
+    }
+
+    fn send(&self, state: &mut State, udp: &Udp, datagram: &[u8], packets: u64) {
+        let Some(endpoint) = state.endpoint else { return };
+        match udp.send_one(endpoint, datagram) {
+            Ok(()) => self.count_sent(datagram.len() as u64, packets),
+            Err(error) => self.send_failed(endpoint, &error),
+        }
+    }
+
+    /// Counts datagrams that the kernel did not take.
+    pub(super) fn send_failed(&self, to: SocketAddr, error: &std::io::Error) {
+        self.drops.add(DropCause::OutSendFailed, 1);
+        tracing::debug!(peer = self.id, %to, %error, "datagram not sent");
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        let (endpoint, last_handshake) = {
+            let state = self.lock();
+            (
+                state.endpoint,
+                state.tunnel.established().then(|| state.tunnel.age()).flatten(),
+            )
+        };
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        PeerStatus {
+            id: self.id.clone(),
+            public_key: self.public_key,
+            endpoint,
+            last_handshake,
+            rx_bytes: load(&self.rx.bytes),
+            tx_bytes: load(&self.tx.bytes),
+            rx_packets: load(&self.rx.packets),
+            tx_packets: load(&self.tx.packets),
+            drops: self.drops.snapshot(),
+        }
+    }
+}
+
+const _: () = assert!(SCRATCH_LEN > DATA_OVERHEAD + HANDSHAKE_MAX);

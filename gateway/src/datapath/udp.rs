@@ -1,0 +1,485 @@
+//! The UDP socket: one for all peers and both families, sending and receiving runs of datagrams.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+/// Bytes of receive buffer asked for: some 25 ms at 2 Gbit/s.
+const RECEIVE_BUFFER: usize = 7 << 20;
+/// Datagrams (or runs that the kernel has joined) taken by one system call.
+pub(super) const RECEIVE_SLOTS: usize = 8;
+const SLOT_LEN: usize = 65_536;
+/// The most datagrams that the kernel splits off one send.
+pub(super) const MAX_SEGMENTS: usize = 64;
+/// The most bytes that one send takes.
+pub(super) const MAX_SEND: usize = 65_507;
+/// Room for every control message that is sent or received here: four of at most 16 bytes of data.
+const CONTROL_LEN: usize = 128;
+
+/// Control messages, aligned as the kernel's headers want it.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+/// The socket.
+#[derive(Debug)]
+pub(super) struct Udp {
+    socket: Socket,
+    v6: bool,
+    /// Whether one send may carry several datagrams. Off for good once the kernel has refused.
+    segmentation: AtomicBool,
+}
+
+impl Udp {
+    /// Binds a socket. Without an address it listens on both families, or on IPv4 alone where there is no
+    /// IPv6.
+    pub(super) fn bind(bind: Option<IpAddr>, port: u16, fwmark: u32, offload: bool) -> io::Result<Self> {
+        let open = |address: IpAddr| {
+            let domain = Domain::for_address(SocketAddr::new(address, port));
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+                socket.set_only_v6(false)?;
+            }
+            socket.bind(&SocketAddr::new(address, port).into())?;
+            Ok::<_, io::Error>(socket)
+        };
+        let socket = match bind {
+            Some(address) => open(address)?,
+            None => match open(Ipv6Addr::UNSPECIFIED.into()) {
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                    ) =>
+                {
+                    open(Ipv4Addr::UNSPECIFIED.into())?
+                }
+                result => result?,
+            },
+        };
+        Self::adopt(socket, fwmark, offload)
+    }
+
+    fn adopt(socket: Socket, fwmark: u32, offload: bool) -> io::Result<Self> {
+        let v6 = socket.domain()? == Domain::IPV6;
+        if fwmark != 0 {
+            socket.set_mark(fwmark)?;
+        }
+        let udp = Self {
+            socket,
+            v6,
+            segmentation: AtomicBool::new(offload),
+        };
+        // Without privilege the kernel's limit (net.core.rmem_max) applies; that is slower, not wrong.
+        if udp
+            .set(
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                RECEIVE_BUFFER as libc::c_int,
+            )
+            .is_err()
+        {
+            udp.socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        // Outer datagrams may be fragmented: a path below the expected MTU is slow rather than dead.
+        if v6 {
+            udp.set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_DONT,
+            )?;
+            udp.set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+        }
+        if !v6 || !udp.socket.only_v6()? {
+            udp.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+            udp.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+        }
+        if offload && udp.set(libc::SOL_UDP, libc::UDP_GRO, 1).is_err() {
+            tracing::info!("the kernel does not join UDP datagrams on receipt (UDP_GRO): going on without");
+        }
+        Ok(udp)
+    }
+
+    fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        // SAFETY: the option's value is one int, which outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The port in use.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        Ok(self
+            .socket
+            .local_addr()?
+            .as_socket()
+            .map_or(0, |address| address.port()))
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last one maybe shorter, to one address.
+    ///
+    /// `batch` says whether this destination takes several datagrams in one system call; it is cleared
+    /// when the kernel refuses that (a small path MTU, or a driver that cannot).
+    pub(super) fn send_run(
+        &self,
+        to: SocketAddr,
+        run: &[u8],
+        segment: usize,
+        ecn: u8,
+        batch: &AtomicBool,
+    ) -> io::Result<()> {
+        if run.len() <= segment {
+            return self.send(to, run, None, ecn);
+        }
+        if self.segmentation.load(Ordering::Relaxed) && batch.load(Ordering::Relaxed) {
+            match self.send(to, run, Some(segment), ecn) {
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
+                        if self.segmentation.swap(false, Ordering::Relaxed) {
+                            tracing::warn!(%error, "the kernel refuses UDP segmentation offload: sending one by one from now on");
+                        }
+                    }
+                    Some(libc::EINVAL | libc::EMSGSIZE) => {
+                        if batch.swap(false, Ordering::Relaxed) {
+                            tracing::info!(%to, %error, "UDP segmentation offload does not fit this path: sending one by one there");
+                        }
+                    }
+                    _ => return Err(error),
+                },
+                sent => return sent,
+            }
+        }
+        run.chunks(segment)
+            .try_for_each(|datagram| self.send(to, datagram, None, ecn))
+    }
+
+    /// Sends one datagram.
+    pub(super) fn send_one(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.send(to, datagram, None, 0)
+    }
+
+    fn send(&self, to: SocketAddr, bytes: &[u8], segment: Option<usize>, ecn: u8) -> io::Result<()> {
+        let address = SockAddr::from(self.outgoing(to)?);
+        let mut control = Control([0; CONTROL_LEN]);
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len();
+        message.msg_iov = &raw mut vector;
+        message.msg_iovlen = 1;
+        let mut used = 0;
+        if ecn != 0 {
+            let (level, name) = if to.ip().to_canonical().is_ipv4() {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            } else {
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+            };
+            used += put(
+                &mut control,
+                used,
+                level,
+                name,
+                &libc::c_int::from(ecn).to_ne_bytes(),
+            );
+        }
+        if let Some(segment) = segment {
+            let segment = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
+            used += put(
+                &mut control,
+                used,
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                &segment.to_ne_bytes(),
+            );
+        }
+        if used > 0 {
+            message.msg_control = (&raw mut control).cast();
+            message.msg_controllen = used as _;
+        }
+        loop {
+            // SAFETY: address, vector, the bytes behind it and control live until the call returns, and
+            // the kernel only reads them.
+            if unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, 0) } >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    fn outgoing(&self, to: SocketAddr) -> io::Result<SocketAddr> {
+        match (self.v6, to) {
+            (true, SocketAddr::V4(to)) => {
+                Ok(SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into())
+            }
+            (false, SocketAddr::V6(_)) => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+            _ => Ok(to),
+        }
+    }
+
+    /// Takes what is waiting, without waiting for more; `WouldBlock` if nothing is.
+    pub(super) fn receive(&self, inbox: &mut Inbox) -> io::Result<usize> {
+        let Inbox { buffer, runs } = inbox;
+        let mut vectors = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; RECEIVE_SLOTS];
+        let mut addresses: [SockAddrStorage; RECEIVE_SLOTS] =
+            std::array::from_fn(|_| SockAddrStorage::zeroed());
+        let mut controls = [Control([0; CONTROL_LEN]); RECEIVE_SLOTS];
+        // SAFETY: mmsghdr is plain data for which all zeroes is a valid value.
+        let mut messages: [libc::mmsghdr; RECEIVE_SLOTS] = unsafe { mem::zeroed() };
+        for (index, message) in messages.iter_mut().enumerate() {
+            let slot = &mut buffer[index * SLOT_LEN..(index + 1) * SLOT_LEN];
+            vectors[index] = libc::iovec {
+                iov_base: slot.as_mut_ptr().cast(),
+                iov_len: SLOT_LEN,
+            };
+            message.msg_hdr.msg_name = (&raw mut addresses[index]).cast();
+            message.msg_hdr.msg_namelen = addresses[index].size_of();
+            message.msg_hdr.msg_iov = &raw mut vectors[index];
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = (&raw mut controls[index]).cast();
+            message.msg_hdr.msg_controllen = CONTROL_LEN as _;
+        }
+        // SAFETY: every header points at its own address, vector, slot and control buffer of the lengths
+        // given, all of which outlive the call.
+        let count = unsafe {
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                RECEIVE_SLOTS as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let count = count as usize;
+        for index in 0..count {
+            let message = &messages[index];
+            let len = (message.msg_len as usize).min(SLOT_LEN);
+            let mut run = Run {
+                from: None,
+                len,
+                stride: len,
+                ecn: 0,
+                truncated: false,
+            };
+            run.truncated = message.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+            // SAFETY: the kernel has filled in an address of msg_namelen bytes.
+            let address = unsafe {
+                SockAddr::new(
+                    mem::replace(&mut addresses[index], SockAddrStorage::zeroed()),
+                    message.msg_hdr.msg_namelen,
+                )
+            };
+            run.from = address
+                .as_socket()
+                .map(|from| SocketAddr::new(from.ip().to_canonical(), from.port()));
+            // SAFETY: the header is the one that the kernel has just filled in, with its control buffer.
+            unsafe { read_control(&message.msg_hdr, &mut run) };
+            runs[index] = run;
+        }
+        Ok(count)
+    }
+}
+
+impl AsFd for Udp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Appends a control message; the bytes that it took.
+fn put(control: &mut Control, at: usize, level: libc::c_int, name: libc::c_int, data: &[u8]) -> usize {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+    let (space, len) = unsafe {
+        (
+            libc::CMSG_SPACE(data.len() as _) as usize,
+            libc::CMSG_LEN(data.len() as _) as usize,
+        )
+    };
+    // SAFETY: cmsghdr is plain data for which all zeroes is a valid value.
+    let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+    header.cmsg_len = len as _;
+    header.cmsg_level = level;
+    header.cmsg_type = name;
+    let area = &mut control.0[at..at + space];
+    // SAFETY: the slice above has checked that the header fits; it need not be aligned for this write.
+    unsafe { area.as_mut_ptr().cast::<libc::cmsghdr>().write_unaligned(header) };
+    area[HEADER..HEADER + data.len()].copy_from_slice(data);
+    space
+}
+
+/// Reads stride and congestion bits.
+///
+/// # Safety
+///
+/// The header must be one that the kernel filled in, its control buffer still alive.
+unsafe fn read_control(header: &libc::msghdr, run: &mut Run) {
+    // SAFETY: by the contract above the macros walk control messages of the kernel's own making; data is
+    // read unaligned and only as far as each message's length says.
+    unsafe {
+        let mut next = libc::CMSG_FIRSTHDR(header);
+        while let Some(message) = next.as_ref() {
+            let data = libc::CMSG_DATA(message);
+            let len = message.cmsg_len - (data as usize - next as usize);
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) if len >= 4 => {
+                    let stride = data.cast::<libc::c_int>().read_unaligned();
+                    run.stride = usize::try_from(stride)
+                        .unwrap_or(run.len)
+                        .clamp(1, run.len.max(1));
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) if len >= 1 => run.ecn = data.read() & 3,
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if len >= 4 => {
+                    run.ecn = (data.cast::<libc::c_int>().read_unaligned() & 3) as u8;
+                }
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, next);
+        }
+    }
+}
+
+/// One or several datagrams from one sender.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) from: Option<SocketAddr>,
+    pub(super) len: usize,
+    /// Length of each datagram but the last, which may be shorter.
+    pub(super) stride: usize,
+    pub(super) ecn: u8,
+    pub(super) truncated: bool,
+}
+
+/// Room for what one system call receives.
+pub(super) struct Inbox {
+    buffer: Vec<u8>,
+    runs: [Run; RECEIVE_SLOTS],
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        let empty = Run {
+            from: None,
+            len: 0,
+            stride: 1,
+            ecn: 0,
+            truncated: false,
+        };
+        Self {
+            buffer: vec![0; RECEIVE_SLOTS * SLOT_LEN],
+            runs: [empty; RECEIVE_SLOTS],
+        }
+    }
+
+    /// The run in a slot, and its bytes.
+    pub(super) fn run(&self, index: usize) -> (Run, &[u8]) {
+        let run = self.runs[index];
+        (run, &self.buffer[index * SLOT_LEN..][..run.len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(address: IpAddr) -> (Udp, Udp, SocketAddr) {
+        let sender = Udp::bind(None, 0, 0, true).unwrap();
+        let receiver = Udp::bind(None, 0, 0, true).unwrap();
+        let to = SocketAddr::new(address, receiver.port().unwrap());
+        (sender, receiver, to)
+    }
+
+    fn wait(udp: &Udp) {
+        let mut fds = [rustix::event::PollFd::new(udp, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec {
+            tv_sec: 5,
+            tv_nsec: 0,
+        };
+        assert_eq!(
+            rustix::event::poll(&mut fds, Some(&limit)).unwrap(),
+            1,
+            "nothing came in 5 s"
+        );
+    }
+
+    #[test]
+    fn a_run_arrives_as_its_datagrams_with_their_congestion_bits_in_both_families() {
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let (sender, receiver, to) = pair(address);
+            let run: Vec<u8> = (0..10u8)
+                .flat_map(|i| vec![i; if i == 9 { 40 } else { 1000 }])
+                .collect();
+            sender
+                .send_run(to, &run, 1000, 2, &AtomicBool::new(true))
+                .unwrap();
+            let mut inbox = Inbox::new();
+            let mut datagrams = Vec::new();
+            while datagrams.len() < 10 {
+                wait(&receiver);
+                for index in 0..receiver.receive(&mut inbox).unwrap() {
+                    let (run, bytes) = inbox.run(index);
+                    assert_eq!((run.ecn, run.truncated), (2, false));
+                    assert_eq!(run.from, Some(SocketAddr::new(address, sender.port().unwrap())));
+                    datagrams.extend(bytes.chunks(run.stride).map(<[u8]>::to_vec));
+                }
+            }
+            let expected: Vec<Vec<u8>> = run.chunks(1000).map(<[u8]>::to_vec).collect();
+            assert_eq!(datagrams, expected);
+        }
+    }
+
+    #[test]
+    fn a_run_that_segmentation_refuses_is_sent_one_by_one() {
+        let (sender, receiver, to) = pair(Ipv4Addr::LOCALHOST.into());
+        // More segments than the kernel takes in one send.
+        let run = vec![7; 200 * 10];
+        let batch = AtomicBool::new(true);
+        sender.send_run(to, &run, 10, 0, &batch).unwrap();
+        assert!(!batch.load(Ordering::Relaxed), "the kernel took 200 segments");
+        let mut inbox = Inbox::new();
+        let mut bytes = 0;
+        while bytes < run.len() {
+            wait(&receiver);
+            for index in 0..receiver.receive(&mut inbox).unwrap() {
+                bytes += inbox.run(index).0.len;
+            }
+        }
+        assert_eq!(bytes, run.len());
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let udp = Udp::bind(None, 0, 0, true).unwrap();
+        let error = Udp::bind(None, udp.port().unwrap(), 0, true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

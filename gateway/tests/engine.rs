@@ -1,0 +1,690 @@
+//! Two engines, each with its TUN device in a network namespace of its own, and a third namespace as the
+//! network between them.
+//!
+//! Without a test harness, as a user namespace can only be entered while there is one thread.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use strait_gateway::datapath::{
+    DropCause, Engine, EngineConfig, EngineError, PeerConfig, PeerStatus, PrivateKey, PublicKey,
+    RefusedReason,
+};
+use strait_linux::netns::Netns;
+use strait_linux::{tun, userns};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() {
+    enter_namespaces();
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let scenarios: &[(&str, fn())] = &[
+        ("bytes_cross_in_both_families", bytes_cross_in_both_families),
+        ("an_ipv6_underlay_works", an_ipv6_underlay_works),
+        (
+            "a_dead_candidate_does_not_matter",
+            a_dead_candidate_does_not_matter,
+        ),
+        (
+            "a_hostile_inner_source_is_dropped",
+            a_hostile_inner_source_is_dropped,
+        ),
+        ("random_datagrams_change_nothing", random_datagrams_change_nothing),
+        (
+            "replayed_and_cut_datagrams_are_dropped",
+            replayed_and_cut_datagrams_are_dropped,
+        ),
+        (
+            "a_restart_with_the_same_key_recovers",
+            a_restart_with_the_same_key_recovers,
+        ),
+        (
+            "roaming_follows_authentic_packets",
+            roaming_follows_authentic_packets,
+        ),
+        (
+            "setting_the_same_peers_keeps_the_session",
+            setting_the_same_peers_keeps_the_session,
+        ),
+        ("a_removed_peer_is_cut_off", a_removed_peer_is_cut_off),
+        ("an_unknown_key_gets_no_tunnel", an_unknown_key_gets_no_tunnel),
+        (
+            "oversized_packets_are_dropped_and_counted",
+            oversized_packets_are_dropped_and_counted,
+        ),
+        (
+            "bad_peers_are_named_and_the_others_applied",
+            bad_peers_are_named_and_the_others_applied,
+        ),
+        (
+            "what_is_taken_is_named_and_all_vanishes_at_the_end",
+            what_is_taken_is_named_and_all_vanishes_at_the_end,
+        ),
+    ];
+    let mut ran = 0;
+    for (name, scenario) in scenarios {
+        if filter.as_deref().is_none_or(|filter| name.contains(filter)) {
+            let start = Instant::now();
+            scenario();
+            println!("test {name} ... ok ({:.2?})", start.elapsed());
+            ran += 1;
+        }
+    }
+    println!("\ntest result: ok. {ran} passed");
+}
+
+/// Moves this process where it may make network devices, and nothing else of the machine can be touched.
+fn enter_namespaces() {
+    if !userns::is_root() {
+        userns::become_root().unwrap_or_else(|error| panic!("{error}"));
+    }
+    let network = Netns::new().unwrap_or_else(|error| panic!("{error}"));
+    network.enter().unwrap();
+}
+
+/// A network namespace of its own.
+struct Node(Netns);
+
+impl Node {
+    fn new() -> Self {
+        Self(Netns::new().unwrap())
+    }
+
+    /// Runs something inside: what it opens belongs to the node.
+    fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        self.0.run(job).unwrap()
+    }
+
+    /// Starts an engine with its TUN device inside and its socket in the network between the nodes.
+    fn engine(&self, config: EngineConfig, number: u8) -> Engine {
+        let socket = Engine::socket(&config).unwrap();
+        self.run(move || {
+            let engine = Engine::start_on(&config, socket).unwrap();
+            engine
+                .tun()
+                .add_address(format!("10.{number}.0.1/8").parse().unwrap())
+                .unwrap();
+            engine
+                .tun()
+                .add_address(format!("fd00:{number}::1/16").parse().unwrap())
+                .unwrap();
+            engine
+        })
+    }
+
+    fn udp(&self, address: IpAddr) -> UdpSocket {
+        let socket = self.run(move || UdpSocket::bind((address, 0)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+fn v4(number: u8) -> IpAddr {
+    Ipv4Addr::new(10, number, 0, 1).into()
+}
+
+fn v6(number: u16) -> IpAddr {
+    Ipv6Addr::new(0xfd00, number, 0, 0, 0, 0, 0, 1).into()
+}
+
+fn config(key: &PrivateKey) -> EngineConfig {
+    EngineConfig {
+        listen_port: 0,
+        ..EngineConfig::new(key.clone())
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn peer(number: u8, key: PublicKey, candidates: &[SocketAddr]) -> PeerConfig {
+    PeerConfig {
+        id: format!("cluster-{number}/gateway"),
+        public_key: key,
+        candidates: candidates.to_vec(),
+        allowed: vec![
+            format!("10.{number}.0.0/16").parse().unwrap(),
+            format!("fd00:{number}::/32").parse().unwrap(),
+        ],
+        keepalive: Some(Duration::from_secs(25)),
+        preshared: None,
+    }
+}
+
+/// Two nodes and their engines, joined.
+struct Pair {
+    a: Node,
+    b: Node,
+    key_a: PrivateKey,
+    engine_a: Engine,
+    engine_b: Engine,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self::over(loopback)
+    }
+
+    /// `underlay` gives a port its address between the nodes.
+    fn over(underlay: impl Fn(u16) -> SocketAddr) -> Self {
+        let pair = Self::apart();
+        let (to_a, to_b) = (underlay(pair.engine_a.port()), underlay(pair.engine_b.port()));
+        pair.join(&[to_a], &[to_b]);
+        pair
+    }
+
+    /// Nobody knows the other.
+    fn apart() -> Self {
+        let (a, b) = (Node::new(), Node::new());
+        let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let (engine_a, engine_b) = (a.engine(config(&key_a), 1), b.engine(config(&key_b), 2));
+        Self {
+            a,
+            b,
+            key_a,
+            engine_a,
+            engine_b,
+        }
+    }
+
+    fn join(&self, to_a: &[SocketAddr], to_b: &[SocketAddr]) {
+        assert_eq!(
+            self.engine_a
+                .set_peers(&[peer(2, self.engine_b.public_key(), to_b)]),
+            []
+        );
+        assert_eq!(
+            self.engine_b
+                .set_peers(&[peer(1, self.engine_a.public_key(), to_a)]),
+            []
+        );
+        until("both ends have a session", || {
+            only(&self.engine_a).last_handshake.is_some() && only(&self.engine_b).last_handshake.is_some()
+        });
+    }
+
+    /// Sends a packet each way and waits for it.
+    fn works(&self) {
+        let (from, to) = (self.a.udp(v4(1)), self.b.udp(v4(2)));
+        exchange(&from, &to, b"there");
+        exchange(&to, &from, b"and back");
+    }
+}
+
+fn exchange(from: &UdpSocket, to: &UdpSocket, payload: &[u8]) {
+    from.send_to(payload, to.local_addr().unwrap()).unwrap();
+    let mut buffer = [0; 2048];
+    let (len, source) = to.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], source), (payload, from.local_addr().unwrap()));
+}
+
+fn only(engine: &Engine) -> PeerStatus {
+    let peers = engine.status().peers;
+    assert_eq!(peers.len(), 1);
+    peers.into_iter().next().unwrap()
+}
+
+fn dropped(engine: &Engine, cause: DropCause) -> u64 {
+    let status = engine.status();
+    status
+        .peers
+        .iter()
+        .map(|peer| &peer.drops)
+        .chain([&status.drops])
+        .filter_map(|drops| drops.get(&cause))
+        .sum()
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn bytes_cross_in_both_families() {
+    let pair = Pair::new();
+    for (from, to) in [(v4(1), v4(2)), (v6(1), v6(2))] {
+        let (from_socket, to_socket) = (pair.a.udp(from), pair.b.udp(to));
+        for len in [0, 1, 100, 1300] {
+            exchange(&from_socket, &to_socket, &vec![7; len]);
+            exchange(&to_socket, &from_socket, &vec![8; len]);
+        }
+        let listener = pair.b.run(move || TcpListener::bind((to, 0)).unwrap());
+        let address = listener.local_addr().unwrap();
+        let client = std::thread::scope(|scope| {
+            let server = scope.spawn(move || {
+                let (mut stream, source) = listener.accept().unwrap();
+                assert_eq!(source.ip(), from, "the source address is kept");
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                stream.write_all(&bytes).unwrap();
+            });
+            let sent: Vec<u8> = (0..4_000_000u32).map(|i| (i % 251) as u8).collect();
+            let mut stream = pair.a.run(move || TcpStream::connect(address).unwrap());
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).unwrap();
+            server.join().unwrap();
+            assert!(back == sent, "TCP bytes differ");
+            stream
+        });
+        drop(client);
+    }
+    let status = only(&pair.engine_b);
+    assert_eq!(status.endpoint, Some(loopback(pair.engine_a.port())));
+    assert!(
+        status.rx_bytes > 8_000_000 && status.tx_bytes > 8_000_000,
+        "{status:?}"
+    );
+    assert!(
+        status.rx_packets > 5_000 && status.last_handshake < Some(PATIENCE),
+        "{status:?}"
+    );
+    assert_eq!(pair.engine_a.fault(), None);
+}
+
+fn an_ipv6_underlay_works() {
+    let pair = Pair::over(|port| (Ipv6Addr::LOCALHOST, port).into());
+    pair.works();
+    assert_eq!(
+        only(&pair.engine_b).endpoint.unwrap().ip(),
+        IpAddr::from(Ipv6Addr::LOCALHOST)
+    );
+}
+
+fn a_dead_candidate_does_not_matter() {
+    let pair = Pair::apart();
+    let nobody = UdpSocket::bind(loopback(0)).unwrap();
+    let dead = [
+        nobody.local_addr().unwrap(),
+        "[2001:db8::1]:4510".parse().unwrap(),
+    ];
+    let with = |port| [dead[0], dead[1], loopback(port)];
+    pair.join(&with(pair.engine_a.port()), &with(pair.engine_b.port()));
+    pair.works();
+    assert_eq!(
+        only(&pair.engine_a).endpoint,
+        Some(loopback(pair.engine_b.port()))
+    );
+}
+
+fn a_hostile_inner_source_is_dropped() {
+    let pair = Pair::new();
+    // The same peer, authentic, sends in another cluster's name.
+    let foreign: IpAddr = Ipv4Addr::new(10, 77, 0, 1).into();
+    pair.a
+        .run(|| tun::add_address("lo", "10.77.0.1/32".parse().unwrap()).unwrap());
+    let (hostile, victim) = (pair.a.udp(foreign), pair.b.udp(v4(2)));
+    for _ in 0..10 {
+        hostile.send_to(b"hostile", victim.local_addr().unwrap()).unwrap();
+    }
+    until("the drops are counted", || {
+        dropped(&pair.engine_b, DropCause::InSourceNotAllowed) >= 10
+    });
+    // What arrives first is the honest packet: none of the hostile ones came before it.
+    exchange(&pair.a.udp(v4(1)), &victim, b"honest");
+    let drops = only(&pair.engine_b).drops;
+    assert_eq!(
+        drops.get(&DropCause::InSourceNotAllowed),
+        Some(&10),
+        "the peer is blamed: {drops:?}"
+    );
+}
+
+fn random_datagrams_change_nothing() {
+    let pair = Pair::new();
+    let before = only(&pair.engine_b);
+    let socket = UdpSocket::bind(loopback(0)).unwrap();
+    let target = loopback(pair.engine_b.port());
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut buffer = vec![0u8; 65_507];
+    let mut sent = 0;
+    for round in 0..4000u64 {
+        let len = match round % 8 {
+            0 => 148,
+            1 => 92,
+            2 => 64,
+            3 => 32 + random() as usize % 100,
+            4 => random() as usize % 32,
+            5 => random() as usize % 65_507,
+            _ => random() as usize % 1500,
+        };
+        for byte in &mut buffer[..len] {
+            *byte = random() as u8;
+        }
+        if random().is_multiple_of(2) && len >= 8 {
+            buffer[..4].copy_from_slice(&[1 + (round % 4) as u8, 0, 0, 0]);
+            // Sometimes an index that may well be in use.
+            buffer[4..8].copy_from_slice(&(random() as u32 & 0xff00_01ff).to_le_bytes());
+        }
+        socket.send_to(&buffer[..len], target).unwrap();
+        sent += 1;
+        if round % 200 == 0 {
+            // Keep pace with the receiver, so that its buffer does not overflow.
+            pair.works();
+        }
+    }
+    pair.works();
+    let counted = || pair.engine_b.status();
+    until("most of it is counted", || {
+        let status = counted();
+        status
+            .drops
+            .values()
+            .chain(status.peers[0].drops.values())
+            .sum::<u64>()
+            > sent / 2
+    });
+    let after = only(&pair.engine_b);
+    assert_eq!(
+        after.endpoint, before.endpoint,
+        "nothing forged moves the endpoint"
+    );
+    assert_eq!(pair.engine_b.fault(), None);
+    let drops = counted().drops;
+    for cause in [DropCause::InMalformed, DropCause::InBadHandshake] {
+        assert!(drops.contains_key(&cause), "{cause}: {drops:?}");
+    }
+}
+
+/// Passes datagrams on between two addresses, doing `with` to each that goes to `to`.
+fn relay(to: SocketAddr, with: impl Fn(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind(loopback(0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut other = None;
+        let mut buffer = [0; 65_536];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            if from == to {
+                if let Some(other) = other {
+                    socket.send_to(&buffer[..len], other).unwrap();
+                }
+            } else {
+                other = Some(from);
+                with(&socket, &buffer[..len], to);
+            }
+        }
+    });
+    address
+}
+
+fn replayed_and_cut_datagrams_are_dropped() {
+    let pair = Pair::apart();
+    let (a, b) = (pair.engine_a.public_key(), pair.engine_b.public_key());
+    let relay = relay(loopback(pair.engine_b.port()), |socket, datagram, to| {
+        // The forgeries come first: behind the original they would only be replays.
+        let cut = datagram.len() - 1;
+        socket.send_to(&datagram[..cut], to).unwrap();
+        let mut changed = datagram.to_vec();
+        changed[cut] ^= 1;
+        socket.send_to(&changed, to).unwrap();
+        socket.send_to(datagram, to).unwrap();
+        socket.send_to(datagram, to).unwrap();
+    });
+    assert_eq!(pair.engine_b.set_peers(&[peer(1, a, &[])]), []);
+    assert_eq!(pair.engine_a.set_peers(&[peer(2, b, &[relay])]), []);
+    let (from, to) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+    for round in 0..50u8 {
+        exchange(&from, &to, &[round]);
+    }
+    exchange(&to, &from, b"back");
+    to.set_nonblocking(true).unwrap();
+    assert!(
+        to.recv_from(&mut [0; 64]).is_err(),
+        "a replayed packet was delivered"
+    );
+    until("replays and forgeries are counted", || {
+        dropped(&pair.engine_b, DropCause::InReplay) >= 50
+            && dropped(&pair.engine_b, DropCause::InBadTag) >= 100
+    });
+    assert_eq!(only(&pair.engine_b).rx_packets, 50);
+}
+
+fn a_restart_with_the_same_key_recovers() {
+    let mut pair = Pair::new();
+    pair.works();
+    for _ in 0..3 {
+        let port = pair.engine_a.port();
+        let peers = [peer(
+            2,
+            pair.engine_b.public_key(),
+            &[loopback(pair.engine_b.port())],
+        )];
+        let fresh = Node::new();
+        let Pair {
+            a,
+            b,
+            key_a,
+            engine_a,
+            engine_b,
+        } = pair;
+        engine_a.stop();
+        drop(a);
+        let start = Instant::now();
+        let engine_a = fresh.engine(
+            EngineConfig {
+                listen_port: port,
+                ..config(&key_a)
+            },
+            1,
+        );
+        assert_eq!(engine_a.set_peers(&peers), []);
+        pair = Pair {
+            a: fresh,
+            b,
+            key_a,
+            engine_a,
+            engine_b,
+        };
+        pair.works();
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "it took {:?}",
+            start.elapsed()
+        );
+    }
+}
+
+fn roaming_follows_authentic_packets() {
+    let pair = Pair::new();
+    let Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    } = pair;
+    engine_a.stop();
+    drop(a);
+    // The same gateway comes back at another port, which is in nobody's record.
+    let a = Node::new();
+    let engine_a = a.engine(config(&key_a), 1);
+    engine_a.set_peers(&[peer(2, engine_b.public_key(), &[loopback(engine_b.port())])]);
+    let pair = Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    };
+    pair.works();
+    assert_eq!(
+        only(&pair.engine_b).endpoint,
+        Some(loopback(pair.engine_a.port()))
+    );
+}
+
+fn setting_the_same_peers_keeps_the_session() {
+    let pair = Pair::new();
+    pair.works();
+    let peers = [peer(
+        2,
+        pair.engine_b.public_key(),
+        &[loopback(pair.engine_b.port())],
+    )];
+    let before = only(&pair.engine_a);
+    for _ in 0..5 {
+        assert_eq!(pair.engine_a.set_peers(&peers), []);
+        pair.works();
+    }
+    let mut wider = peers.clone();
+    wider[0].allowed.push("10.9.0.0/16".parse().unwrap());
+    assert_eq!(pair.engine_a.set_peers(&wider), []);
+    pair.works();
+    let after = only(&pair.engine_a);
+    assert!(
+        after.last_handshake >= before.last_handshake,
+        "a new handshake: {before:?} {after:?}"
+    );
+    assert_eq!(after.rx_packets, before.rx_packets + 6, "counters go on");
+}
+
+fn a_removed_peer_is_cut_off() {
+    let pair = Pair::new();
+    pair.works();
+    assert_eq!(pair.engine_b.set_peers(&[]), []);
+    let (from, to) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+    let target = to.local_addr().unwrap();
+    until("its data finds no session", || {
+        from.send_to(b"gone", target).unwrap();
+        dropped(&pair.engine_b, DropCause::InUnknownSession) >= 3
+    });
+    to.set_nonblocking(true).unwrap();
+    assert!(
+        to.recv_from(&mut [0; 64]).is_err(),
+        "a removed peer's packet was delivered"
+    );
+    // And back: a new session, not the old one.
+    let back = [peer(
+        1,
+        pair.engine_a.public_key(),
+        &[loopback(pair.engine_a.port())],
+    )];
+    assert_eq!(pair.engine_b.set_peers(&back), []);
+    to.set_nonblocking(false).unwrap();
+    to.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    until("it is let in again", || {
+        // What A still sends under the old session is lost.
+        from.send_to(b"back", target).unwrap();
+        to.recv_from(&mut [0; 64]).is_ok()
+    });
+    pair.works();
+}
+
+fn an_unknown_key_gets_no_tunnel() {
+    let pair = Pair::apart();
+    let stranger = PrivateKey::generate().unwrap().public();
+    assert_eq!(pair.engine_b.set_peers(&[peer(1, stranger, &[])]), []);
+    let to_b = peer(2, pair.engine_b.public_key(), &[loopback(pair.engine_b.port())]);
+    assert_eq!(pair.engine_a.set_peers(&[to_b]), []);
+    until("the handshakes are counted", || {
+        dropped(&pair.engine_b, DropCause::InUnknownKey) >= 2
+    });
+    assert_eq!(only(&pair.engine_a).last_handshake, None);
+    assert_eq!(only(&pair.engine_b).last_handshake, None);
+}
+
+fn oversized_packets_are_dropped_and_counted() {
+    let pair = Pair::new();
+    // Somebody changes the device's MTU behind the engine's back.
+    pair.a.run(|| pair.engine_a.tun().set_mtu(9000).unwrap());
+    let (from, to) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+    from.send_to(&[1; 5000], to.local_addr().unwrap()).unwrap();
+    until("the drop is counted", || {
+        dropped(&pair.engine_a, DropCause::OutTooBig) == 1
+    });
+    exchange(&from, &to, &[2; 1300]);
+    let nowhere: SocketAddr = "10.200.0.1:9".parse().unwrap();
+    from.send_to(b"x", nowhere).unwrap();
+    until("no peer has the destination", || {
+        dropped(&pair.engine_a, DropCause::OutNoRoute) >= 1
+    });
+}
+
+fn bad_peers_are_named_and_the_others_applied() {
+    let pair = Pair::apart();
+    let (a, b) = (&pair.engine_a, &pair.engine_b);
+    let good = peer(2, b.public_key(), &[loopback(b.port())]);
+    let named = |id: &str, config: &PeerConfig| PeerConfig {
+        id: id.to_owned(),
+        ..config.clone()
+    };
+    let refused = a.set_peers(&[
+        named("self", &peer(3, a.public_key(), &[])),
+        named("zero", &peer(4, PublicKey([0; 32]), &[])),
+        good.clone(),
+        named("same-key", &good),
+        PeerConfig {
+            id: good.id.clone(),
+            ..peer(5, PrivateKey::generate().unwrap().public(), &[])
+        },
+    ]);
+    let reasons: Vec<_> = refused
+        .iter()
+        .map(|refused| (refused.id.as_str(), refused.reason))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            ("self", RefusedReason::OwnKey),
+            ("zero", RefusedReason::WeakKey),
+            ("same-key", RefusedReason::DuplicateKey),
+            ("cluster-2/gateway", RefusedReason::DuplicateId),
+        ]
+    );
+    assert_eq!(b.set_peers(&[peer(1, a.public_key(), &[loopback(a.port())])]), []);
+    until("the good peer has a session", || only(a).last_handshake.is_some());
+    pair.works();
+}
+
+fn what_is_taken_is_named_and_all_vanishes_at_the_end() {
+    let node = Node::new();
+    let key = PrivateKey::generate().unwrap();
+    let engine = node.engine(config(&key), 1);
+    let again = EngineConfig {
+        listen_port: engine.port(),
+        ..config(&key)
+    };
+    let error = Engine::start(&again).err().unwrap();
+    assert!(
+        matches!(error, EngineError::PortInUse { port } if port == engine.port()),
+        "{error}"
+    );
+    let same_name = config(&key);
+    let error = node
+        .run(move || Engine::start(&same_name).err().unwrap())
+        .to_string();
+    assert!(error.contains("strait-tun") && error.contains("taken"), "{error}");
+    let small = EngineConfig {
+        mtu: 1000,
+        ..config(&key)
+    };
+    assert!(matches!(Engine::start(&small), Err(EngineError::BadMtu(1000))));
+
+    let exists = || {
+        node.run(|| {
+            std::fs::read_to_string("/proc/thread-self/net/dev")
+                .unwrap()
+                .contains("strait-tun")
+        })
+    };
+    assert!(exists());
+    engine.stop();
+    assert!(!exists(), "the TUN device stays behind");
+}

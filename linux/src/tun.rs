@@ -1,0 +1,361 @@
+//! The TUN device: open, size, bring up, address.
+//!
+//! A device opened here is never persistent: when its last reader closes it, or dies, it vanishes with its
+//! routes, so that the next-best route takes over. Nothing here reads or writes packets; the data path does
+//! that on the file descriptor.
+
+#![allow(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use ipnet::IpNet;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+const DEVICE: &str = "/dev/net/tun";
+/// Length of the header in front of each packet when [`TunOptions::offload`] is granted
+/// (`struct virtio_net_hdr`).
+pub const VNET_HEADER_LEN: usize = 10;
+
+/// What can go wrong with a TUN device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunError {
+    /// The kernel has no TUN driver, or the device node is not there.
+    #[error("{DEVICE} is missing: load the kernel's tun module (CONFIG_TUN) and mount {DEVICE} into the pod")]
+    Missing,
+    /// The device node or the device may not be used.
+    #[error(
+        "no permission to open TUN device {name}: it needs CAP_NET_ADMIN in this network namespace, and {DEVICE} must be readable and writable (mode 0666 for use without root)"
+    )]
+    Denied {
+        /// The interface asked for.
+        name: String,
+    },
+    /// Another process holds the name.
+    #[error(
+        "interface name {name} is taken by another process or device: stop it or pick another name (ip link show {name})"
+    )]
+    Taken {
+        /// The interface asked for.
+        name: String,
+    },
+    /// Not a name that an interface can have.
+    #[error("{name:?} cannot be an interface name: use 1 to 15 letters, digits, '-', '_' or '.'")]
+    BadName {
+        /// The interface asked for.
+        name: String,
+    },
+    /// A system call failed for another reason.
+    #[error("cannot {action} on interface {name}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The interface.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// How to open a TUN device.
+#[derive(Clone, Debug)]
+pub struct TunOptions {
+    /// Interface name.
+    pub name: String,
+    /// Interface MTU in bytes.
+    pub mtu: u32,
+    /// Ask for the virtio header and as much segmentation offload as the kernel has.
+    pub offload: bool,
+    /// Reads that would block answer `EAGAIN`.
+    pub nonblocking: bool,
+}
+
+/// Which offloads the kernel granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Each packet is preceded by [`VNET_HEADER_LEN`] bytes of virtio header.
+    pub vnet_header: bool,
+    /// Checksums may be left to us, and TCP super packets may be read and written.
+    pub tso: bool,
+    /// UDP super packets may be read and written (Linux 6.2).
+    pub uso: bool,
+}
+
+/// An open TUN device. It vanishes when the last clone of its descriptor is closed.
+#[derive(Debug)]
+pub struct Tun {
+    fd: OwnedFd,
+    name: String,
+    offload: Offload,
+}
+
+impl Tun {
+    /// Opens (creates) a device, sets its MTU and brings it up.
+    pub fn open(options: &TunOptions) -> Result<Tun, TunError> {
+        let name = options.name.clone();
+        let mut request = request(&name)?;
+        let mut flags = libc::O_CLOEXEC;
+        if options.nonblocking {
+            flags |= libc::O_NONBLOCK;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(DEVICE)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::Missing,
+                Some(libc::EACCES | libc::EPERM) => TunError::Denied { name: name.clone() },
+                _ => TunError::Io {
+                    action: "open /dev/net/tun",
+                    name: name.clone(),
+                    source,
+                },
+            })?;
+        let fd = OwnedFd::from(file);
+
+        let mut kind = libc::IFF_TUN | libc::IFF_NO_PI;
+        if options.offload {
+            kind |= libc::IFF_VNET_HDR;
+        }
+        request.ifr_ifru.ifru_flags = kind as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq, which lives on this stack frame.
+        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => TunError::Denied { name: name.clone() },
+                Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => TunError::Taken { name: name.clone() },
+                _ => TunError::Io {
+                    action: "create a TUN device",
+                    name: name.clone(),
+                    source,
+                },
+            }
+        })?;
+        let mut offload = Offload {
+            vnet_header: options.offload,
+            ..Offload::default()
+        };
+        if options.offload {
+            let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+            let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+            if set_offload(&fd, tso | uso).is_ok() {
+                (offload.tso, offload.uso) = (true, true);
+            } else if set_offload(&fd, tso).is_ok() {
+                offload.tso = true;
+            }
+        }
+        let tun = Tun { fd, name, offload };
+        tun.set_mtu(options.mtu)?;
+        set_up(&tun.name)?;
+        Ok(tun)
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The offloads in use.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Changes the MTU. To be called in the device's network namespace.
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), TunError> {
+        let mut request = request(&self.name)?;
+        request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
+        control(
+            AddressFamily::INET,
+            libc::SIOCSIFMTU,
+            "set the MTU",
+            &self.name,
+            &mut request,
+        )
+    }
+
+    /// Gives the device an address; the kernel adds the route to the address's network. To be called in the
+    /// device's network namespace.
+    pub fn add_address(&self, address: IpNet) -> Result<(), TunError> {
+        add_address(&self.name, address)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Brings an interface of this network namespace up.
+pub fn set_up(name: &str) -> Result<(), TunError> {
+    let mut request = request(name)?;
+    control(
+        AddressFamily::INET,
+        libc::SIOCGIFFLAGS,
+        "read the flags",
+        name,
+        &mut request,
+    )?;
+    // SAFETY: SIOCGIFFLAGS has just filled this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+    control(
+        AddressFamily::INET,
+        libc::SIOCSIFFLAGS,
+        "bring the link up",
+        name,
+        &mut request,
+    )
+}
+
+/// Gives an interface of this network namespace an address.
+pub fn add_address(name: &str, address: IpNet) -> Result<(), TunError> {
+    match address {
+        IpNet::V4(net) => {
+            let mut request = request(name)?;
+            request.ifr_ifru.ifru_addr = sockaddr_v4(net.addr());
+            control(
+                AddressFamily::INET,
+                libc::SIOCSIFADDR,
+                "set the address",
+                name,
+                &mut request,
+            )?;
+            request.ifr_ifru.ifru_netmask = sockaddr_v4(net.netmask());
+            control(
+                AddressFamily::INET,
+                libc::SIOCSIFNETMASK,
+                "set the netmask",
+                name,
+                &mut request,
+            )
+        }
+        IpNet::V6(net) => {
+            let mut query = request(name)?;
+            control(
+                AddressFamily::INET,
+                libc::SIOCGIFINDEX,
+                "read the index",
+                name,
+                &mut query,
+            )?;
+            // SAFETY: SIOCGIFINDEX has just filled this member of the union.
+            let index = unsafe { query.ifr_ifru.ifru_ifindex };
+            let mut request = libc::in6_ifreq {
+                ifr6_addr: libc::in6_addr {
+                    s6_addr: net.addr().octets(),
+                },
+                ifr6_prefixlen: u32::from(net.prefix_len()),
+                ifr6_ifindex: index,
+            };
+            control(
+                AddressFamily::INET6,
+                libc::SIOCSIFADDR,
+                "set the address",
+                name,
+                &mut request,
+            )
+        }
+    }
+}
+
+fn set_offload(fd: &OwnedFd, offload: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) })
+}
+
+fn sockaddr_v4(address: std::net::Ipv4Addr) -> libc::sockaddr {
+    let [a, b, c, d] = address.octets();
+    let mut data = [0; 14];
+    for (slot, byte) in data[2..6].iter_mut().zip([a, b, c, d]) {
+        *slot = byte as libc::c_char;
+    }
+    libc::sockaddr {
+        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_data: data,
+    }
+}
+
+fn request(name: &str) -> Result<libc::ifreq, TunError> {
+    let valid = !name.is_empty()
+        && name.len() < libc::IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !valid {
+        return Err(TunError::BadName {
+            name: name.to_owned(),
+        });
+    }
+    // SAFETY: ifreq is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *slot = byte as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn control<T>(
+    family: AddressFamily,
+    operation: libc::c_ulong,
+    action: &'static str,
+    name: &str,
+    request: &mut T,
+) -> Result<(), TunError> {
+    let failed = |source| TunError::Io {
+        action,
+        name: name.to_owned(),
+        source,
+    };
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed(errno.into()))?;
+    // SAFETY: every caller pairs the operation with the structure that it reads and writes
+    // (ifreq, or in6_ifreq for SIOCSIFADDR on an IPv6 socket), which outlives the call.
+    ioctl(unsafe { libc::ioctl(socket.as_raw_fd(), operation, std::ptr::from_mut(request)) }).map_err(failed)
+}
+
+fn ioctl(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_can_have_are_refused_before_the_kernel_sees_them() {
+        for name in ["", "..", "a/b", "sixteen-letters-", "white space", "per%d"] {
+            let options = TunOptions {
+                name: name.into(),
+                mtu: 1420,
+                offload: false,
+                nonblocking: true,
+            };
+            let error = Tun::open(&options).unwrap_err();
+            assert!(matches!(error, TunError::BadName { .. }), "{name:?} gave {error}");
+            assert!(error.to_string().contains(&format!("{name:?}")));
+        }
+    }
+
+    #[test]
+    fn errors_name_the_object_and_the_next_step() {
+        assert!(TunError::Missing.to_string().contains("CONFIG_TUN"));
+        let denied = TunError::Denied {
+            name: "strait-tun".into(),
+        }
+        .to_string();
+        assert!(
+            denied.contains("strait-tun") && denied.contains("0666"),
+            "{denied}"
+        );
+    }
+}
