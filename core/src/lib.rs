@@ -4,11 +4,13 @@
 //! hold, which service wins a conflict, what a question to the DNS server is answered with. It must not
 //! do anything: no async, no clock, no randomness, no sockets, no Kubernetes client, no netlink (times and
 //! seeds are arguments; `.ci/walls` checks the dependencies). Start reading at [`clusterset`], then
-//! [`kernel`].
+//! [`services`] and [`dns`], then [`kernel`].
 
 pub mod admission;
 pub mod allocation;
 pub mod clusterset;
+pub mod dns;
 pub mod kernel;
 pub mod mirror;
 pub mod rfc3339;
+pub mod services;
