@@ -14,3 +14,4 @@ pub mod kernel;
 pub mod mirror;
 pub mod rfc3339;
 pub mod services;
+pub mod node;
