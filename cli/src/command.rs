@@ -44,6 +44,9 @@ pub(crate) enum Command {
     },
     /// Write this program as a container image archive, for `docker load` or `ctr images import`
     Image(ImageArgs),
+    /// The process behind a lab; for the lab's own use
+    #[command(hide = true)]
+    LabSupervisor(strait_lab::SupervisorArgs),
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -63,6 +66,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             image::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::LabSupervisor(args) => strait_lab::run_supervisor(args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

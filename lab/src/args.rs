@@ -1,11 +1,16 @@
 //! The command line of `strait lab`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::control::{self, PodRequest, Request, Response};
+use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
+use crate::{enter, start, status};
 
 /// Clusters on this machine.
 #[derive(Debug, Parser)]
@@ -21,6 +26,79 @@ pub struct Args {
 enum Command {
     /// Bring up a lab and leave it running
     Up(UpArgs),
+    /// Show a lab's nodes, pods and daemons
+    Status {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Run a command on a node or in a pod
+    Exec {
+        /// CLUSTER/NODE, CLUSTER/POD, or `router`
+        place: String,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Start a pod
+    Run {
+        /// CLUSTER/NODE
+        node: String,
+        /// Name of the pod
+        pod: String,
+        /// Namespace of the pod
+        #[arg(long, short, default_value = "default")]
+        namespace: String,
+        /// Labels of the pod
+        #[arg(long, short, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// TCP ports that it listens on; it is ready once all answer
+        #[arg(long, value_name = "PORT", value_delimiter = ',')]
+        port: Vec<u16>,
+        /// The command; without one the pod waits for `lab exec`
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Print a cluster's kubeconfig, for use on this machine
+    Kubeconfig {
+        /// The cluster, or `broker`
+        cluster: String,
+        /// Print the file's name instead
+        #[arg(long)]
+        path: bool,
+    },
+    /// Print the log of a daemon or pod
+    Logs {
+        /// CLUSTER/NODE/DAEMON, CLUSTER/POD, or `supervisor`
+        process: String,
+        /// Go on as it grows
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Send a signal to a daemon; it is started again if it dies of it
+    Kill {
+        /// CLUSTER/NODE/DAEMON or CLUSTER/POD
+        process: String,
+        /// The signal: a name such as KILL or TERM, or a number
+        #[arg(long, short, default_value = "KILL", value_parser = signal)]
+        signal: i32,
+    },
+    /// Take a lab down; there need not be one
+    Down {
+        /// All labs of this user
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
 }
 
 /// What a new lab looks like.
@@ -35,6 +113,13 @@ struct UpArgs {
     /// Number of gateway nodes among them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     gateways: u8,
+    #[command(flatten)]
+    families: FamilyArgs,
+}
+
+/// Which address families.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct FamilyArgs {
     /// IPv6 only
     #[arg(long, conflicts_with = "dual_stack")]
     ipv6: bool,
@@ -43,28 +128,135 @@ struct UpArgs {
     dual_stack: bool,
 }
 
-impl UpArgs {
-    fn shape(&self) -> Shape {
-        Shape {
-            clusters: self.clusters,
-            nodes: self.nodes,
-            gateways: self.gateways.min(self.nodes),
-            families: match (self.ipv6, self.dual_stack) {
-                (true, _) => Families::V6,
-                (_, true) => Families::Dual,
-                _ => Families::V4,
-            },
+impl FamilyArgs {
+    pub(crate) fn families(self) -> Families {
+        match (self.ipv6, self.dual_stack) {
+            (true, _) => Families::V6,
+            (_, true) => Families::Dual,
+            _ => Families::V4,
         }
     }
 }
 
 /// Runs the chosen subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
+    let dir = LabDir::of(&args.name)?;
     match args.command {
         Command::Up(up) => {
-            let topology = crate::topology::Topology::new(&args.name, &up.shape());
-            println!("{}", serde_json::to_string_pretty(&topology)?);
+            ensure!(
+                up.gateways <= up.nodes,
+                "--gateways {} is more than --nodes {}: gateways are some of the nodes",
+                up.gateways,
+                up.nodes
+            );
+            let shape = Shape {
+                clusters: up.clusters,
+                nodes: up.nodes,
+                gateways: up.gateways,
+                families: up.families.families(),
+            };
+            let started = Instant::now();
+            start::up(&dir, &shape, false, &mut |step| {
+                eprintln!("{}  {step}", clock(started))
+            })?;
+            eprintln!("{}  ready", clock(started));
+            status::hint(&dir);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Status { output } => status::print(&dir, output),
+        Command::Exec { place, command } => enter::exec(&dir, &place, &command),
+        Command::Run {
+            node,
+            pod,
+            namespace,
+            labels,
+            port,
+            command,
+        } => {
+            let (cluster, node) = node
+                .split_once('/')
+                .with_context(|| format!("{node:?} is no node: it takes CLUSTER/NODE"))?;
+            dir.running()?;
+            let request = Request::RunPod(PodRequest {
+                cluster: cluster.to_owned(),
+                node: node.to_owned(),
+                namespace,
+                name: pod,
+                labels: labels.into_iter().collect(),
+                ports: port,
+                argv: command,
+            });
+            if let Response::Pod(addresses) = control::ask(&dir, &request)? {
+                addresses.iter().for_each(|a| println!("{a}"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kubeconfig { cluster, path } => status::kubeconfig(&dir, &cluster, path),
+        Command::Logs { process, follow } => status::logs(&dir, &process, follow),
+        Command::Kill { process, signal } => {
+            dir.running()?;
+            control::ask(&dir, &Request::Kill { process, signal })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Down { all: true } => {
+            for dir in dir::all()? {
+                start::down(&dir)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Down { all: false } => start::down(&dir).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Seconds since the start, as steps are shown with.
+pub(crate) fn clock(since: Instant) -> String {
+    format!("{:6.2}s", since.elapsed().as_secs_f64())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label takes KEY=VALUE".to_owned()),
+    }
+}
+
+fn signal(text: &str) -> Result<i32, String> {
+    let name = text.to_ascii_uppercase();
+    let named = match name.strip_prefix("SIG").unwrap_or(&name) {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "ABRT" => 6,
+        "KILL" => 9,
+        "USR1" => 10,
+        "SEGV" => 11,
+        "USR2" => 12,
+        "TERM" => 15,
+        "CONT" => 18,
+        "STOP" => 19,
+        other => other
+            .parse()
+            .map_err(|_| format!("{text:?} is no signal; try KILL, TERM, STOP or CONT"))?,
+    };
+    Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        assert_eq!(signal("KILL"), Ok(9));
+        assert_eq!(signal("sigterm"), Ok(15));
+        assert_eq!(signal("9"), Ok(9));
+        assert!(signal("BANG").unwrap_err().contains("BANG"));
+    }
+
+    #[test]
+    fn labels_are_pairs() {
+        assert_eq!(label("app=web"), Ok(("app".to_owned(), "web".to_owned())));
+        assert!(label("app").is_err());
+        assert!(label("=x").is_err());
     }
 }

@@ -5,7 +5,20 @@
 //! anything that a daemon decides, nor touch the network outside the namespaces it made. Read [`topology`]
 //! for what a lab looks like.
 
+mod alive;
 mod args;
+mod control;
+mod dir;
+mod enter;
+mod handover;
+mod leaks;
+mod processes;
+mod sandbox;
+mod start;
+mod status;
+mod supervisor;
 pub mod topology;
+mod wires;
 
 pub use args::{Args, run};
+pub use sandbox::{SupervisorArgs, run_supervisor};

@@ -10,6 +10,7 @@ mod error;
 pub mod link;
 mod netlink;
 pub mod netns;
+pub mod sandbox;
 pub mod testing;
 pub mod tun;
 pub mod userns;

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use strait_core::kernel::MacAddress;
 
 pub use create::{VethEnd, Vxlan};
+pub use route::PROTOCOL_STATIC;
 
 use crate::error::{Error, Result};
 use crate::netlink::{Attributes, Message, Socket, ne16, ne32, text};

@@ -1,0 +1,259 @@
+//! Where a lab keeps its state: one private directory for each lab of a user.
+//!
+//! ```text
+//! lab.json         what it is made of, and the processes that hold it
+//! up.json          the `lab up` that makes it, while it does
+//! control.sock     requests to the supervisor
+//! kubeconfig/      NAME.yaml for the host; NAME-ROLE.yaml for the daemons inside
+//! logs/            CLUSTER_NODE_DAEMON.log
+//! data/            stores of API servers and daemons
+//! ```
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::geteuid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::alive::ProcessId;
+use crate::topology::Topology;
+
+/// The state directory of one lab.
+#[derive(Debug, Clone)]
+pub(crate) struct LabDir {
+    name: String,
+    path: PathBuf,
+}
+
+/// lab.json.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LabFile {
+    /// The first process of the lab's PID namespace: when it dies, everything dies.
+    pub(crate) init: ProcessId,
+    /// The supervisor, whose descriptors are the namespaces.
+    pub(crate) supervisor: ProcessId,
+    /// Whether the lab has a user namespace of its own.
+    pub(crate) rootless: bool,
+    /// The plan.
+    pub(crate) topology: Topology,
+    /// Whether everything is up.
+    pub(crate) ready: bool,
+    /// Namespaces: `router`, `CLUSTER/NODE`, `CLUSTER/POD` → path under /proc.
+    pub(crate) namespaces: std::collections::BTreeMap<String, String>,
+    /// Ports on the host's loopback: cluster (or `broker`) → port.
+    pub(crate) host_ports: std::collections::BTreeMap<String, u16>,
+}
+
+impl LabDir {
+    /// The directory of the lab of this name; it need not exist.
+    pub(crate) fn of(name: &str) -> Result<Self> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        ensure!(
+            !name.is_empty() && name.len() <= 32 && name.chars().all(good),
+            "{name:?} is no name for a lab: it takes a-z, 0-9 and '-', at most 32 characters"
+        );
+        Ok(Self {
+            name: name.to_owned(),
+            path: root()?.join(name),
+        })
+    }
+
+    /// Makes the directory. It must not exist.
+    pub(crate) fn create(&self) -> Result<()> {
+        let root = self.path.parent().context("a lab's directory has no parent")?;
+        private_dir(root)?;
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => bail!(
+                "a lab named {:?} exists, or is being made, in {}; `strait lab --name {} down` removes it",
+                self.name,
+                self.path.display(),
+                self.name
+            ),
+            Err(e) => return Err(e).with_context(|| format!("cannot make {}", self.path.display())),
+        }
+        for sub in ["kubeconfig", "logs", "data"] {
+            let path = self.path.join(sub);
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory; it need not exist.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).with_context(|| format!("cannot remove {}", self.path.display())),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Kubeconfig of the administrator for use on the host.
+    pub(crate) fn kubeconfig(&self, cluster: &str) -> PathBuf {
+        self.path.join("kubeconfig").join(format!("{cluster}.yaml"))
+    }
+
+    /// Kubeconfig of a role for use inside the lab.
+    pub(crate) fn inner_kubeconfig(&self, cluster: &str, role: &str) -> PathBuf {
+        self.path
+            .join("kubeconfig")
+            .join(format!("{cluster}-{role}.yaml"))
+    }
+
+    /// Log file of a process, `CLUSTER/NODE/DAEMON`.
+    pub(crate) fn log(&self, process: &str) -> PathBuf {
+        self.path
+            .join("logs")
+            .join(format!("{}.log", process.replace('/', "_")))
+    }
+
+    /// A directory for the data of a process; made if need be.
+    pub(crate) fn data(&self, process: &str) -> Result<PathBuf> {
+        let path = self.path.join("data").join(process.replace('/', "_"));
+        private_dir(&path)?;
+        Ok(path)
+    }
+
+    /// lab.json, or `None` where there is none.
+    pub(crate) fn read(&self) -> Result<Option<LabFile>> {
+        read_json(&self.path.join("lab.json"))
+    }
+
+    /// The lab, which must be running.
+    pub(crate) fn running(&self) -> Result<LabFile> {
+        let up = format!("`strait lab --name {} up` makes one", self.name);
+        let file = self
+            .read()?
+            .with_context(|| format!("there is no lab named {:?}; {up}", self.name))?;
+        ensure!(
+            file.init.alive() && file.supervisor.alive(),
+            "the lab {:?} was killed; `strait lab --name {} down` removes what it left",
+            self.name,
+            self.name
+        );
+        Ok(file)
+    }
+
+    pub(crate) fn write(&self, file: &LabFile) -> Result<()> {
+        write_json(&self.path.join("lab.json"), file)
+    }
+
+    /// The `lab up` at work, if any.
+    pub(crate) fn maker(&self) -> Result<Option<ProcessId>> {
+        read_json(&self.path.join("up.json"))
+    }
+
+    pub(crate) fn set_maker(&self, maker: &ProcessId) -> Result<()> {
+        write_json(&self.path.join("up.json"), maker)
+    }
+}
+
+/// Names of the labs of this user, running or not.
+pub(crate) fn all() -> Result<Vec<LabDir>> {
+    let root = root()?;
+    let mut labs = Vec::new();
+    let entries = match fs::read_dir(&root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(labs),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", root.display())),
+    };
+    for entry in entries {
+        if let Some(name) = entry?.file_name().to_str() {
+            labs.push(LabDir {
+                name: name.to_owned(),
+                path: root.join(name),
+            });
+        }
+    }
+    labs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(labs)
+}
+
+fn root() -> Result<PathBuf> {
+    let me = geteuid().as_raw();
+    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && fs::metadata(&runtime).is_ok_and(|m| m.is_dir() && m.uid() == me)
+    {
+        return Ok(runtime.join("strait-lab"));
+    }
+    Ok(PathBuf::from(format!("/tmp/strait-lab-{me}")))
+}
+
+/// Makes a directory that only this user can read, or checks that it is one: /tmp is everybody's.
+fn private_dir(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e).with_context(|| format!("cannot make {}", path.display())),
+    }
+    let found = fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    ensure!(
+        found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0,
+        "{} is not a directory of this user alone (mode 0700); remove it, or set XDG_RUNTIME_DIR",
+        path.display()
+    );
+    Ok(())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(
+            serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec_pretty(value)?)
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_labs_cannot_leave_the_directory() {
+        for bad in ["", "..", "a/b", "A", "x y", &"a".repeat(33)] {
+            assert!(LabDir::of(bad).is_err(), "{bad:?}");
+        }
+        assert!(LabDir::of("my-lab-2").is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_read_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let open = tmp.path().join("open");
+        DirBuilder::new().mode(0o755).create(&open).unwrap();
+        let error = private_dir(&open).unwrap_err().to_string();
+        assert!(error.contains("mode 0700"), "{error}");
+        let link = tmp.path().join("link");
+        std::os::unix::fs::symlink(tmp.path(), &link).unwrap();
+        assert!(private_dir(&link).is_err());
+        private_dir(&tmp.path().join("new")).unwrap();
+        private_dir(&tmp.path().join("new")).unwrap();
+    }
+}

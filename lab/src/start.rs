@@ -1,0 +1,144 @@
+//! Making a lab, and taking one down.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::Signal;
+
+use crate::alive::ProcessId;
+use crate::dir::LabDir;
+use crate::handover::{self, Progress};
+use crate::topology::Shape;
+
+/// How long the kernel may take to end a lab's processes.
+const END: Duration = Duration::from_secs(30);
+/// Lines of a log that an error shows.
+const TAIL: usize = 15;
+
+/// A lab that this process has made. While a tethered one's value lives, the lab does.
+#[derive(Debug)]
+pub(crate) struct Tether {
+    _socket: UnixStream,
+}
+
+/// Makes a lab and waits until it is ready; `step` hears how far it is. A failed one leaves nothing.
+pub(crate) fn up(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnMut(&str)) -> Result<Tether> {
+    check_machine()?;
+    dir.create()?;
+    let made = make(dir, shape, tethered, step);
+    if let Err(error) = made {
+        let error = match down(dir) {
+            Ok(()) => error,
+            Err(also) => error.context(format!("and it could not be removed: {also:#}")),
+        };
+        return Err(error);
+    }
+    made
+}
+
+fn make(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnMut(&str)) -> Result<Tether> {
+    dir.set_maker(&ProcessId::current()?)?;
+    // One for each cluster and one for the broker, in the host's own network namespace.
+    let sockets = (0..=shape.clusters)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<io::Result<Vec<_>>>()
+        .context("cannot listen on 127.0.0.1")?;
+    let (near, far) = UnixStream::pair()?;
+    let log = dir.log("supervisor");
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("cannot open {}", log.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
+    command.args([
+        "lab-supervisor",
+        "--lab",
+        dir.name(),
+        "--shape",
+        &serde_json::to_string(shape)?,
+    ]);
+    command.arg("--dir").arg(dir.path());
+    if tethered {
+        command.arg("--tethered");
+    }
+    command
+        .stdin(OwnedFd::from(far))
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    let mut child = command.spawn().context("cannot start the lab's supervisor")?;
+    drop(command);
+    handover::send_sockets(&near, &sockets)?;
+    drop(sockets);
+    let tether = Tether {
+        _socket: near.try_clone()?,
+    };
+    for progress in handover::listen(near) {
+        match progress? {
+            Progress::Step(text) => step(&text),
+            Progress::Ready => {
+                child.wait().context("cannot wait for the supervisor's parent")?;
+                return Ok(tether);
+            }
+            Progress::Failed { error, log } => {
+                child.wait().context("cannot wait for the supervisor's parent")?;
+                let more = log.map(|process| tail(dir, &process)).unwrap_or_default();
+                bail!("{error}{more}");
+            }
+        }
+    }
+    child.wait().context("cannot wait for the supervisor's parent")?;
+    Err(anyhow!(
+        "the lab's supervisor ended early{}",
+        tail(dir, "supervisor")
+    ))
+}
+
+/// The end of a process's log, for an error.
+pub(crate) fn tail(dir: &LabDir, process: &str) -> String {
+    let path = dir.log(process);
+    let Ok(text) = fs::read_to_string(&path) else {
+        return format!("\n(no log of {process})");
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL);
+    let shown: Vec<String> = lines[from..].iter().map(|l| format!("  | {l}")).collect();
+    format!("\n  log of {process}:\n{}", shown.join("\n"))
+}
+
+/// Ends a lab and removes what it leaves; there need not be one.
+pub(crate) fn down(dir: &LabDir) -> Result<()> {
+    // First whoever is still making it: its supervisor ends with it.
+    if let Some(maker) = dir.maker().unwrap_or_default()
+        && maker != ProcessId::current()?
+        && !dir.read()?.is_some_and(|f| f.ready)
+    {
+        maker.end(Signal::KILL, END)?;
+    }
+    if let Some(file) = dir.read().unwrap_or_default() {
+        file.init.end(Signal::KILL, END).context("cannot end the lab")?;
+    }
+    dir.remove()
+}
+
+/// What a lab needs of this machine, before anything is made.
+fn check_machine() -> Result<()> {
+    let tun = "/dev/net/tun";
+    match OpenOptions::new().read(true).write(true).open(tun) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no {tun}: load it with `modprobe tun` (in a container, pass the device in)")
+        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => bail!(
+            "{tun} may not be opened by this user: run as root, or `chmod 0666 {tun}` (most distributions \
+             have it so)"
+        ),
+        Err(e) => Err(e).with_context(|| format!("cannot open {tun}")),
+    }
+}

@@ -1,0 +1,151 @@
+//! What people read of a lab: status, kubeconfigs, logs.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use crate::args::Output;
+use crate::control::{self, LabStatus, Request, Response};
+use crate::dir::LabDir;
+
+/// How often a log is looked at.
+const FOLLOW: Duration = Duration::from_millis(200);
+
+/// Prints how the lab is.
+pub(crate) fn print(dir: &LabDir, output: Output) -> Result<ExitCode> {
+    dir.running()?;
+    let Response::Status(status) = control::ask(dir, &Request::Status)? else {
+        bail!("the supervisor answered something else");
+    };
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print_text(&status),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_text(status: &LabStatus) {
+    let mut nodes = table(&["NODE", "ROLE", "ADDRESSES", "PODS"]);
+    for cluster in &status.topology.clusters {
+        for node in &cluster.nodes {
+            nodes.add_row([
+                format!("{}/{}", cluster.name, node.name),
+                if node.gateway { "gateway" } else { "worker" }.to_owned(),
+                join(&node.ips()),
+                node.pod_cidrs
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ]);
+        }
+    }
+    println!("{nodes}");
+    let mut processes = table(&["PROCESS", "STATE", "RESTARTS", "LAST END"]);
+    for process in &status.processes {
+        let state = process
+            .pid
+            .map_or("waits".to_owned(), |pid| format!("runs ({pid})"));
+        let last = process.last_end.clone().unwrap_or_default();
+        processes.add_row([process.id.clone(), state, process.restarts.to_string(), last]);
+    }
+    print_rows(&processes);
+    let mut pods = table(&["POD", "NAMESPACE", "NODE", "ADDRESSES"]);
+    for pod in &status.pods {
+        pods.add_row([
+            format!("{}/{}", pod.cluster, pod.name),
+            pod.namespace.clone(),
+            pod.node.clone(),
+            join(&pod.addresses),
+        ]);
+    }
+    print_rows(&pods);
+    for (source, destination, packets) in &status.leaks {
+        println!(
+            "\nLEAK: {packets} packets from {source} for {destination} reached the router in clear text"
+        );
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.iter().copied());
+    table
+}
+
+fn print_rows(table: &Table) {
+    if !table.is_empty() {
+        println!("\n{table}");
+    }
+}
+
+fn join(addresses: &[IpAddr]) -> String {
+    addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// After `lab up`: what next.
+pub(crate) fn hint(dir: &LabDir) {
+    let name = if dir.name() == "default" {
+        String::new()
+    } else {
+        format!(" --name {}", dir.name())
+    };
+    eprintln!("\n  strait lab{name} status");
+    eprintln!("  export KUBECONFIG={}", dir.kubeconfig("blue").display());
+    eprintln!("  strait lab{name} down");
+}
+
+/// Prints a kubeconfig, or its path.
+pub(crate) fn kubeconfig(dir: &LabDir, cluster: &str, path: bool) -> Result<ExitCode> {
+    let lab = dir.running()?;
+    if cluster != "broker" && lab.topology.cluster(cluster).is_none() {
+        let known: Vec<&str> = lab.topology.clusters.iter().map(|c| c.name.as_str()).collect();
+        bail!(
+            "there is no cluster {cluster:?}; there are broker, {}",
+            known.join(", ")
+        );
+    }
+    let file = dir.kubeconfig(cluster);
+    if path {
+        println!("{}", file.display());
+    } else {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        print!("{text}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a log, and goes on as it grows if asked.
+pub(crate) fn logs(dir: &LabDir, process: &str, follow: bool) -> Result<ExitCode> {
+    let path = dir.log(process);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no log of {process:?}; `strait lab status` names the processes")
+        }
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mut out = io::stdout();
+    let mut text = Vec::new();
+    loop {
+        text.clear();
+        file.read_to_end(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        // Whoever read it may be gone; that ends the printing.
+        if out.write_all(&text).and_then(|()| out.flush()).is_err() || !follow || !path.exists() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        thread::sleep(FOLLOW);
+    }
+}
