@@ -15,3 +15,4 @@ pub mod mirror;
 pub mod rfc3339;
 pub mod services;
 pub mod node;
+pub mod tunnels;
