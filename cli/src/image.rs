@@ -52,7 +52,7 @@ pub(crate) struct ImageArgs {
     binary: Option<PathBuf>,
     /// Name and tag that the image is loaded under
     #[arg(long, default_value = concat!("docker.io/library/strait:", env!("CARGO_PKG_VERSION")))]
-    tag: String,
+    pub(crate) tag: String,
 }
 
 /// Writes the archive.

@@ -9,6 +9,8 @@
 mod command;
 mod image;
 mod logging;
+#[cfg(test)]
+mod manifests;
 
 use std::process::ExitCode;
 
