@@ -7,12 +7,14 @@
 
 pub mod args;
 pub mod client;
+pub mod clusterset;
 pub mod inputs;
 mod saved;
 pub mod shutdown;
 pub mod status;
 
 pub use args::CommonArgs;
+pub use clusterset::ClustersetInputs;
 pub use inputs::{Inputs, Watched};
 pub use shutdown::Shutdown;
 pub use status::Status;
