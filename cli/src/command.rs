@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// The process behind a lab; for the lab's own use
     #[command(hide = true)]
     LabSupervisor(strait_lab::SupervisorArgs),
+    /// Small programs for pods of a lab
+    #[command(hide = true)]
+    LabTool(strait_lab::ToolArgs),
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -67,6 +70,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::LabSupervisor(args) => strait_lab::run_supervisor(args),
+        Command::LabTool(args) => strait_lab::run_tool(args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -17,8 +17,10 @@ mod sandbox;
 mod start;
 mod status;
 mod supervisor;
+mod tool;
 pub mod topology;
 mod wires;
 
 pub use args::{Args, run};
 pub use sandbox::{SupervisorArgs, run_supervisor};
+pub use tool::{ToolArgs, run_tool};

@@ -1,0 +1,157 @@
+//! Clients of the server.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
+
+/// A page, or an echo.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fetched {
+    /// 200, or 0 for UDP.
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    /// Which cluster answered.
+    pub(crate) cluster: String,
+    /// Which pod.
+    pub(crate) pod: String,
+    /// The client's address as the server saw it.
+    pub(crate) client_ip: String,
+    pub(crate) seconds: f64,
+}
+
+/// What a sink took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    pub(crate) mbps: f64,
+}
+
+fn connect(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    if let Some(source) = source {
+        let source = SocketAddr::new(source, 0);
+        socket
+            .bind(&source.into())
+            .with_context(|| format!("cannot speak from {source}"))?;
+    }
+    socket
+        .connect_timeout(&server.into(), timeout)
+        .with_context(|| format!("cannot connect to {server} within {timeout:?}"))?;
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    Ok(socket)
+}
+
+/// Fetches the page.
+pub(super) fn get(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<Fetched> {
+    let started = Instant::now();
+    let mut socket = connect(server, source, timeout)?;
+    write!(
+        socket,
+        "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    socket
+        .take(1 << 20)
+        .read_to_string(&mut answer)
+        .with_context(|| format!("{server} did not answer within {timeout:?}"))?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .with_context(|| format!("{server} did not answer in HTTP"))?;
+    let mut lines = head.lines();
+    let status = lines
+        .next()
+        .and_then(|l| l.split(' ').nth(1))
+        .and_then(|s| s.parse().ok());
+    let headers: BTreeMap<String, &str> = lines
+        .filter_map(|l| l.split_once(':'))
+        .map(|(k, v)| (k.to_ascii_lowercase(), v.trim()))
+        .collect();
+    let header = |key: &str| headers.get(key).copied().unwrap_or_default().to_owned();
+    Ok(Fetched {
+        status: status.with_context(|| format!("{server} answered without a status"))?,
+        body: body.to_owned(),
+        cluster: header("x-served-cluster"),
+        pod: header("x-served-pod"),
+        client_ip: header("x-client-ip"),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Says something over UDP, again every 200 ms until it is answered: a datagram may be lost.
+pub(super) fn udp(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<Fetched> {
+    let started = Instant::now();
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let local = source.map_or_else(|| any.parse(), |ip| Ok(SocketAddr::new(ip, 0)))?;
+    let socket = UdpSocket::bind(local).with_context(|| format!("cannot speak from {local}"))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut buffer = [0; 2048];
+    let n = loop {
+        // A refusal by ICMP comes as an error of the next call; it may be of the moment.
+        let _ = socket.send(b"hello");
+        match socket.recv(&mut buffer) {
+            Ok(n) => break n,
+            Err(e) if started.elapsed() > timeout => {
+                return Err(e).with_context(|| format!("{server} did not answer within {timeout:?}"));
+            }
+            Err(_) => {}
+        }
+    };
+    let body = String::from_utf8_lossy(&buffer[..n]).into_owned();
+    let [cluster, pod, client_ip] = body.split(' ').collect::<Vec<_>>()[..] else {
+        bail!("{server} answered {body:?}");
+    };
+    Ok(Fetched {
+        status: 0,
+        cluster: cluster.to_owned(),
+        pod: pod.to_owned(),
+        client_ip: client_ip.to_owned(),
+        seconds: started.elapsed().as_secs_f64(),
+        body,
+    })
+}
+
+/// Sends as much as goes for so long.
+pub(super) fn send(
+    server: SocketAddr,
+    source: Option<IpAddr>,
+    duration: Duration,
+    timeout: Duration,
+) -> Result<Sent> {
+    let mut socket = connect(server, source, timeout)?;
+    let buffer = vec![0u8; 128 * 1024];
+    let started = Instant::now();
+    while started.elapsed() < duration {
+        socket
+            .write_all(&buffer)
+            .with_context(|| format!("{server} takes nothing any more"))?;
+    }
+    socket.shutdown(Shutdown::Write)?;
+    // What is under way still has to arrive.
+    socket.set_read_timeout(Some(timeout + duration))?;
+    let mut line = String::new();
+    BufReader::new(socket)
+        .read_line(&mut line)
+        .with_context(|| format!("{server} did not say how much arrived"))?;
+    #[derive(Deserialize)]
+    struct Taken {
+        bytes: u64,
+        seconds: f64,
+    }
+    let Taken { bytes, seconds } =
+        serde_json::from_str(&line).with_context(|| format!("{server} answered {line:?}"))?;
+    let mbps = if seconds > 0.0 {
+        bytes as f64 * 8.0 / seconds / 1e6
+    } else {
+        0.0
+    };
+    Ok(Sent { bytes, seconds, mbps })
+}

@@ -1,0 +1,258 @@
+//! ICMP echo: round trips, and the hops of a path.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Longest path that is looked at.
+const MAX_HOPS: u16 = 12;
+/// Echoes for each hop; the quickest counts.
+const TRIES: u16 = 3;
+
+/// Round trips.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pinged {
+    pub(crate) address: IpAddr,
+    pub(crate) sent: u16,
+    pub(crate) received: u16,
+    /// Of those received.
+    pub(crate) rtt_ms: Vec<f64>,
+}
+
+/// A hop on a path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Hop {
+    /// From 1.
+    pub(crate) hop: u16,
+    /// Who said so; `None` where nobody did.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) rtt_ms: Option<f64>,
+}
+
+/// Sends echo requests, one after the other. No answer at all is an error.
+pub(super) fn ping(address: IpAddr, source: Option<IpAddr>, count: u16, timeout: Duration) -> Result<Pinged> {
+    let icmp = Icmp::open(address, source)?;
+    let mut rtt_ms = Vec::new();
+    for sequence in 1..=count {
+        if let Some((Answer::Reply, _, rtt)) = icmp.ask(sequence, 64, timeout)? {
+            rtt_ms.push(rtt);
+        }
+    }
+    if rtt_ms.is_empty() && count > 0 {
+        bail!("{address} does not answer pings ({count} sent, {timeout:?} waited for each)");
+    }
+    let received = u16::try_from(rtt_ms.len()).unwrap_or(u16::MAX);
+    Ok(Pinged {
+        address,
+        sent: count,
+        received,
+        rtt_ms,
+    })
+}
+
+/// Finds the hops by growing time to live. A path that does not arrive is an error.
+pub(super) fn trace(address: IpAddr, source: Option<IpAddr>, timeout: Duration) -> Result<Vec<Hop>> {
+    let icmp = Icmp::open(address, source)?;
+    let mut hops = Vec::new();
+    for hop in 1..=MAX_HOPS {
+        let mut found = Hop {
+            hop,
+            address: None,
+            rtt_ms: None,
+        };
+        let mut arrived = false;
+        for try_ in 0..TRIES {
+            let Some((answer, from, rtt)) = icmp.ask(hop * TRIES + try_, u32::from(hop), timeout)? else {
+                // One that is silent once is silent.
+                break;
+            };
+            found.address = Some(from);
+            found.rtt_ms = Some(found.rtt_ms.map_or(rtt, |best: f64| best.min(rtt)));
+            arrived |= answer == Answer::Reply;
+        }
+        hops.push(found);
+        if arrived {
+            return Ok(hops);
+        }
+    }
+    bail!(
+        "no answer from {address} within {MAX_HOPS} hops: {}",
+        serde_json::to_string(&hops)?
+    )
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Reply,
+    TimeExceeded,
+    Unreachable,
+}
+
+struct Icmp {
+    /// A raw socket; the standard library's type for datagrams serves for it.
+    socket: UdpSocket,
+    destination: IpAddr,
+    identifier: u16,
+}
+
+impl Icmp {
+    fn open(destination: IpAddr, source: Option<IpAddr>) -> Result<Self> {
+        let (domain, protocol) = match destination {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol))
+            .context("cannot open a raw socket (needs CAP_NET_RAW)")?;
+        if let Some(source) = source {
+            socket
+                .bind(&SocketAddr::new(source, 0).into())
+                .with_context(|| format!("cannot speak from {source}"))?;
+        }
+        let identifier = (std::process::id() & 0xffff) as u16;
+        Ok(Self {
+            socket: UdpSocket::from(std::os::fd::OwnedFd::from(socket)),
+            destination,
+            identifier,
+        })
+    }
+
+    /// Sends one echo request and waits for what it causes.
+    fn ask(&self, sequence: u16, ttl: u32, timeout: Duration) -> Result<Option<(Answer, IpAddr, f64)>> {
+        let to = SocketAddr::new(self.destination, 0);
+        let raw = socket2::SockRef::from(&self.socket);
+        match self.destination {
+            IpAddr::V4(_) => raw.set_ttl_v4(ttl)?,
+            IpAddr::V6(_) => raw.set_unicast_hops_v6(ttl)?,
+        }
+        let request = echo_request(self.destination.is_ipv4(), self.identifier, sequence);
+        let started = Instant::now();
+        self.socket
+            .send_to(&request, to)
+            .with_context(|| format!("cannot send to {}", to.ip()))?;
+        let mut buffer = [0; 1500];
+        loop {
+            let left = timeout.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            let (n, from) = match self.socket.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e).context("cannot receive"),
+            };
+            let rtt = started.elapsed().as_secs_f64() * 1e3;
+            let read = match self.destination {
+                IpAddr::V4(to) => read_v4(&buffer[..n], to),
+                IpAddr::V6(to) => read_v6(&buffer[..n], to),
+            };
+            if let Some((answer, identifier, seen)) = read
+                && identifier == self.identifier
+                && seen == sequence
+            {
+                return Ok(Some((answer, from.ip(), rtt)));
+            }
+        }
+    }
+}
+
+fn echo_request(v4: bool, identifier: u16, sequence: u16) -> Vec<u8> {
+    let mut packet = vec![if v4 { 8 } else { 128 }, 0, 0, 0];
+    packet.extend(identifier.to_be_bytes());
+    packet.extend(sequence.to_be_bytes());
+    packet.extend([0x5a; 48]);
+    if v4 {
+        // For IPv6 the kernel does it.
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+fn checksum(packet: &[u8]) -> u16 {
+    let sum: u32 = packet
+        .chunks(2)
+        .map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0)))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+fn be16(packet: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// With the IP header, as raw IPv4 sockets give it.
+fn read_v4(packet: &[u8], destination: Ipv4Addr) -> Option<(Answer, u16, u16)> {
+    let header = |p: &[u8]| Some(usize::from(p.first()? & 0xf) * 4);
+    let icmp = packet.get(header(packet)?..)?;
+    let answer = match icmp.first()? {
+        0 => return Some((Answer::Reply, be16(icmp, 4)?, be16(icmp, 6)?)),
+        11 => Answer::TimeExceeded,
+        3 => Answer::Unreachable,
+        _ => return None,
+    };
+    let original = icmp.get(8..)?;
+    if original.get(16..20)? != destination.octets() {
+        return None;
+    }
+    let echo = original.get(header(original)?..)?;
+    (*echo.first()? == 8).then_some(())?;
+    Some((answer, be16(echo, 4)?, be16(echo, 6)?))
+}
+
+/// Without the IP header, as raw IPv6 sockets give it.
+fn read_v6(icmp: &[u8], destination: Ipv6Addr) -> Option<(Answer, u16, u16)> {
+    let answer = match icmp.first()? {
+        129 => return Some((Answer::Reply, be16(icmp, 4)?, be16(icmp, 6)?)),
+        3 => Answer::TimeExceeded,
+        1 => Answer::Unreachable,
+        _ => return None,
+    };
+    let original = icmp.get(8..)?;
+    if original.get(24..40)? != destination.octets() {
+        return None;
+    }
+    let echo = original.get(40..)?;
+    (*echo.first()? == 128).then_some(())?;
+    Some((answer, be16(echo, 4)?, be16(echo, 6)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_a_right_checksum() {
+        assert_eq!(checksum(&echo_request(true, 0x1234, 7)), 0);
+    }
+
+    #[test]
+    fn answers_are_read_and_those_to_others_are_not() {
+        let to = Ipv4Addr::new(10, 2, 0, 1);
+        let mut reply = vec![0x45; 20];
+        reply.extend([0, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        assert_eq!(read_v4(&reply, to), Some((Answer::Reply, 0x1234, 7)));
+
+        let mut exceeded = vec![0x45; 20];
+        exceeded.extend([11, 0, 0, 0, 0, 0, 0, 0]);
+        let mut original = vec![0x45; 16];
+        original.extend(to.octets());
+        exceeded.extend(&original);
+        exceeded.extend(echo_request(true, 0x1234, 9));
+        assert_eq!(read_v4(&exceeded, to), Some((Answer::TimeExceeded, 0x1234, 9)));
+        assert_eq!(read_v4(&exceeded, Ipv4Addr::LOCALHOST), None);
+        for end in 0..exceeded.len() {
+            let _ = read_v4(&exceeded[..end], to);
+        }
+        assert_eq!(
+            read_v6(&[129, 0, 0, 0, 0, 1, 0, 2], Ipv6Addr::LOCALHOST),
+            Some((Answer::Reply, 1, 2))
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! Small programs for pods of a lab, so that it needs none from the machine: a server, clients, probes.
+//!
+//! Each client prints one JSON object and fails with a sentence.
+
+mod client;
+mod icmp;
+mod resolve;
+mod serve;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+pub(crate) use client::{Fetched, Sent};
+pub(crate) use icmp::{Hop, Pinged};
+pub(crate) use resolve::Resolved;
+
+/// Arguments of `strait lab-tool`.
+#[derive(Debug, Args)]
+pub struct ToolArgs {
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Serve HTTP (TCP), echo (UDP, same port), and take what `send` sends (TCP, --sink)
+    Serve {
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        #[arg(long)]
+        sink: Option<u16>,
+    },
+    /// Fetch a page
+    Get {
+        server: SocketAddr,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Say something to the UDP echo
+    Udp {
+        server: SocketAddr,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Measure round trips by ICMP echo
+    Ping {
+        address: IpAddr,
+        #[arg(long, default_value_t = 1)]
+        count: u16,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Find the hops to an address, and the round trip to each
+    Trace {
+        address: IpAddr,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Send as much as goes to a server's sink
+    Send {
+        server: SocketAddr,
+        #[arg(long, default_value_t = 1.0)]
+        duration: f64,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Ask a DNS server
+    Resolve {
+        name: String,
+        #[arg(long)]
+        server: SocketAddr,
+        /// Ask for AAAA instead of A
+        #[arg(long)]
+        aaaa: bool,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// Seconds to wait for an answer
+    #[arg(long, default_value_t = 5.0)]
+    timeout: f64,
+    /// Address to speak from
+    #[arg(long)]
+    source: Option<IpAddr>,
+}
+
+impl ClientArgs {
+    fn timeout(&self) -> Duration {
+        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::from_secs(5))
+    }
+}
+
+/// Runs a tool.
+pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
+    match args.tool {
+        Tool::Serve { port, sink } => serve::serve(port, sink)?,
+        Tool::Get { server, common } => print(&client::get(server, common.source, common.timeout())?)?,
+        Tool::Udp { server, common } => print(&client::udp(server, common.source, common.timeout())?)?,
+        Tool::Ping {
+            address,
+            count,
+            common,
+        } => {
+            print(&icmp::ping(address, common.source, count, common.timeout())?)?;
+        }
+        Tool::Trace { address, common } => {
+            print(&icmp::trace(address, common.source, common.timeout())?)?;
+        }
+        Tool::Send {
+            server,
+            duration,
+            common,
+        } => {
+            let duration = Duration::try_from_secs_f64(duration)?;
+            print(&client::send(server, common.source, duration, common.timeout())?)?;
+        }
+        Tool::Resolve {
+            name,
+            server,
+            aaaa,
+            common,
+        } => {
+            print(&resolve::resolve(server, &name, aaaa, common.timeout())?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print<T: Serialize>(value: &T) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
