@@ -1,7 +1,7 @@
 //! Metrics and probes: over HTTP where asked for, and on a socket for `strait probe`.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl Status {
     }
 
     async fn serve_tcp(&self, address: SocketAddr, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let listener = TcpListener::bind(address).await.map_err(|e| {
+        let listener = listen_tcp(address).await.map_err(|e| {
             anyhow::anyhow!("metrics address {address}: {e}; choose another with --metrics-listen")
         })?;
         let (router, shutdown) = (self.router(), shutdown.clone());
@@ -158,6 +158,20 @@ async fn metrics(State(status): State<Status>) -> Response {
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+/// Listens on an address. `[::]` stands for every address of the machine, also where its kernel was started
+/// without IPv6, so that manifests can say it everywhere.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub async fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 

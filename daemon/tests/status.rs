@@ -73,3 +73,20 @@ async fn an_address_in_use_is_named() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn the_unspecified_address_takes_ipv4_with_and_without_ipv6() {
+    let listener = strait_daemon::status::listen_tcp("[::]:0".parse().unwrap())
+        .await
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (accepted, connected) = tokio::join!(
+        listener.accept(),
+        tokio::net::TcpStream::connect(("127.0.0.1", port))
+    );
+    let seen = accepted.unwrap().1;
+    assert_eq!(
+        seen.ip().to_canonical(),
+        connected.unwrap().local_addr().unwrap().ip()
+    );
+}
