@@ -66,6 +66,10 @@ fn pods_are_found_and_have_what_they_mount() {
                 "{workload}: {volume} is the same inside and outside"
             );
         }
+        assert!(
+            mounts.values().any(|path| *path == "/var/lib/strait"),
+            "{workload}: the root is read-only"
+        );
         let host_network = spec.host_network == Some(true);
         assert_eq!(
             host_network,
