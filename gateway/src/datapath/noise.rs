@@ -282,7 +282,10 @@ impl Tunnel for Boring {
         if out.len() < HANDSHAKE_MAX {
             return Tick::Idle;
         }
-        let tick = match self.tunn.update_timers(out) {
+        // boringtun logs each retry of each peer as a warning; what matters is logged when a tunnel changes.
+        let quiet = tracing::Dispatch::none();
+        let timers = tracing::dispatcher::with_default(&quiet, || self.tunn.update_timers(out));
+        let tick = match timers {
             TunnResult::WriteToNetwork(message) if message.first() == Some(&1) => {
                 Tick::Initiation(message.len())
             }

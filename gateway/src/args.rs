@@ -1,0 +1,46 @@
+//! The gateway's flags.
+
+use std::net::IpAddr;
+
+use strait_daemon::CommonArgs;
+
+use crate::datapath::{DEFAULT_MTU, DEFAULT_PORT};
+
+/// Hold the tunnels to the other clusters' gateways
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+
+    /// Name of the Kubernetes node that this gateway runs on
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: String,
+
+    /// UDP port of the tunnels
+    #[arg(long, env = "STRAIT_GATEWAY_PORT", default_value_t = DEFAULT_PORT, value_name = "PORT")]
+    pub(crate) port: u16,
+
+    /// Largest packet inside the tunnels; 1420 fits a network of 1500 bytes
+    #[arg(long, env = "STRAIT_GATEWAY_MTU", default_value_t = DEFAULT_MTU, value_name = "BYTES")]
+    pub(crate) mtu: u32,
+
+    /// Address at which gateways in the same network reach this node; may be given several times [default:
+    /// the node's InternalIPs]
+    #[arg(
+        long,
+        env = "STRAIT_PRIVATE_ADDRESS",
+        value_delimiter = ',',
+        value_name = "ADDR"
+    )]
+    pub(crate) private_address: Vec<IpAddr>,
+
+    /// Address at which gateways elsewhere reach this node, through a NAT say; may be given several times
+    /// [default: the node's ExternalIPs]
+    #[arg(
+        long,
+        env = "STRAIT_PUBLIC_ADDRESS",
+        value_delimiter = ',',
+        value_name = "ADDR"
+    )]
+    pub(crate) public_address: Vec<IpAddr>,
+}

@@ -1,0 +1,319 @@
+//! What the data path does, told to people: the local status of the record, and metrics.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Weak;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use strait_api::Condition;
+use strait_api::records::{GatewayStatus, TunnelStatus};
+use strait_core::tunnels::Tunnel;
+
+use crate::datapath::{Engine, EngineStatus, PeerStatus};
+
+/// A session is dead at this age, whatever it looks like.
+const SESSION_LIMIT: Duration = Duration::from_secs(180);
+/// Tunnels that the status names.
+const WORST: usize = 20;
+/// Two handshake times that are closer than this are the same: they are worked out from an age.
+const SAME_HANDSHAKE: i64 = 5;
+
+fn is_up(peer: &PeerStatus) -> bool {
+    peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
+}
+
+/// The status to write; `before` is the one written last, so that nothing changes without a cause.
+pub(crate) fn status(
+    engine: &EngineStatus,
+    wanted: &BTreeMap<String, Tunnel>,
+    before: &GatewayStatus,
+    now: Timestamp,
+) -> GatewayStatus {
+    let mut tunnels: Vec<TunnelStatus> = engine
+        .peers
+        .iter()
+        .filter_map(|peer| {
+            wanted
+                .get(&peer.id)
+                .map(|tunnel| tunnel_status(peer, tunnel, before, now))
+        })
+        .collect();
+    let up = tunnels.iter().filter(|tunnel| tunnel.up).count();
+    let total = tunnels.len();
+    tunnels.sort_by(|a, b| (a.up, &a.cluster_id, &a.gateway).cmp(&(b.up, &b.cluster_id, &b.gateway)));
+    tunnels.truncate(WORST);
+    let mut conditions: Vec<Condition> = before
+        .conditions
+        .iter()
+        .filter(|condition| condition.type_ == "Ready")
+        .cloned()
+        .collect();
+    Condition::new("Ready", true, "DataPathRuns", "the gateway's data path runs")
+        .merge_into(&mut conditions, &whole_seconds(now).to_string());
+    GatewayStatus {
+        up: up as u32,
+        total: total as u32,
+        tunnels,
+        conditions,
+    }
+}
+
+fn tunnel_status(peer: &PeerStatus, tunnel: &Tunnel, before: &GatewayStatus, now: Timestamp) -> TunnelStatus {
+    let handshake = peer
+        .last_handshake
+        .and_then(|age| now.checked_sub(age).ok())
+        .map(|time| {
+            let time = whole_seconds(time);
+            let known = before
+                .tunnels
+                .iter()
+                .find(|old| old.cluster_id == tunnel.cluster && old.gateway == tunnel.gateway)
+                .and_then(|old| old.last_handshake.as_deref()?.parse::<Timestamp>().ok());
+            known
+                .filter(|old| (old.as_second() - time.as_second()).abs() < SAME_HANDSHAKE)
+                .unwrap_or(time)
+        })
+        .map(|time| time.to_string());
+    TunnelStatus {
+        cluster_id: tunnel.cluster.clone(),
+        gateway: tunnel.gateway.clone(),
+        up: is_up(peer),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+        last_handshake: handshake,
+    }
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// The engine's numbers, read at each scrape. It must not keep the engine alive: the registry ends last.
+pub(crate) struct Metrics(pub(crate) Weak<Engine>);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0
+            .upgrade()
+            .map_or(Ok(()), |engine| encode(&engine.status(), &mut encoder))
+    }
+}
+
+fn encode(status: &EngineStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counter(
+        encoder,
+        status,
+        "gateway_tunnel_rx_bytes",
+        "Bytes received and authenticated",
+        |p| p.rx_bytes,
+    )?;
+    counter(encoder, status, "gateway_tunnel_tx_bytes", "Bytes sent", |p| {
+        p.tx_bytes
+    })?;
+    counter(
+        encoder,
+        status,
+        "gateway_tunnel_rx_packets",
+        "Inner packets delivered",
+        |p| p.rx_packets,
+    )?;
+    counter(
+        encoder,
+        status,
+        "gateway_tunnel_tx_packets",
+        "Inner packets sent",
+        |p| p.tx_packets,
+    )?;
+
+    let mut family = encoder.encode_descriptor(
+        "gateway_tunnel_up",
+        "Whether the tunnel has a session",
+        None,
+        MetricType::Gauge,
+    )?;
+    for peer in &status.peers {
+        ConstGauge::new(i64::from(is_up(peer))).encode(family.encode_family(&labels(peer))?)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "gateway_tunnel_handshake_age_seconds",
+        "Age of the newest handshake, where a session stands",
+        None,
+        MetricType::Gauge,
+    )?;
+    for peer in &status.peers {
+        if let Some(age) = peer.last_handshake {
+            ConstGauge::new(age.as_secs_f64()).encode(family.encode_family(&labels(peer))?)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "gateway_tunnel_drops",
+        "Packets dropped of one tunnel, by cause",
+        None,
+        MetricType::Counter,
+    )?;
+    for peer in &status.peers {
+        for (cause, count) in &peer.drops {
+            let labels = [("tunnel", peer.id.as_str()), ("cause", cause.as_str())];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "gateway_drops",
+        "Packets dropped that belong to no tunnel, by cause",
+        None,
+        MetricType::Counter,
+    )?;
+    for (cause, count) in &status.drops {
+        ConstCounter::new(*count).encode(family.encode_family(&[("cause", cause.as_str())])?)?;
+    }
+    Ok(())
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    status: &EngineStatus,
+    name: &str,
+    help: &str,
+    value: impl Fn(&PeerStatus) -> u64,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for peer in &status.peers {
+        ConstCounter::new(value(peer)).encode(family.encode_family(&labels(peer))?)?;
+    }
+    Ok(())
+}
+
+fn labels(peer: &PeerStatus) -> [(&'static str, String); 1] {
+    [("tunnel", peer.id.clone())]
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use strait_api::PublicKey;
+
+    use super::*;
+    use crate::datapath::DropCause;
+
+    fn peer(id: &str, age: Option<u64>) -> PeerStatus {
+        PeerStatus {
+            id: id.to_owned(),
+            public_key: PublicKey([1; 32]),
+            endpoint: age.map(|_| "192.0.2.1:4510".parse().unwrap()),
+            last_handshake: age.map(Duration::from_secs),
+            rx_bytes: 11,
+            tx_bytes: 12,
+            rx_packets: 13,
+            tx_packets: 14,
+            drops: [(DropCause::InReplay, 3)].into(),
+        }
+    }
+
+    fn tunnel(cluster: &str) -> (String, Tunnel) {
+        let tunnel = Tunnel {
+            cluster: cluster.parse().unwrap(),
+            gateway: "gw".to_owned(),
+            slot: 0,
+            ordinal: 0,
+            public_key: PublicKey([1; 32]),
+            candidates: vec![],
+            prefixes: vec![],
+        };
+        (tunnel.id(), tunnel)
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn down_tunnels_come_first_and_the_list_is_short() {
+        let wanted: BTreeMap<_, _> = (0..30).map(|i| tunnel(&format!("c{i:02}"))).collect();
+        let peers = wanted
+            .keys()
+            .map(|id| peer(id, (!id.starts_with("c29")).then_some(7)))
+            .collect();
+        let engine = EngineStatus {
+            peers,
+            drops: BTreeMap::new(),
+        };
+        let status = status(
+            &engine,
+            &wanted,
+            &GatewayStatus::default(),
+            at("2026-01-01T00:00:00Z"),
+        );
+        assert_eq!((status.up, status.total, status.tunnels.len()), (29, 30, 20));
+        assert_eq!(status.tunnels[0].cluster_id.as_str(), "c29");
+        assert!(!status.tunnels[0].up);
+        assert_eq!(
+            status.tunnels[1].last_handshake.as_deref(),
+            Some("2025-12-31T23:59:53Z")
+        );
+        assert_eq!(status.conditions[0].type_, "Ready");
+    }
+
+    #[test]
+    fn the_status_changes_only_when_the_tunnel_does() {
+        let wanted: BTreeMap<_, _> = [tunnel("green")].into();
+        let engine = |age| EngineStatus {
+            peers: vec![peer("green/gw", Some(age))],
+            drops: BTreeMap::new(),
+        };
+        let first = status(
+            &engine(7),
+            &wanted,
+            &GatewayStatus::default(),
+            at("2026-01-01T00:00:00.9Z"),
+        );
+        let later = status(&engine(17), &wanted, &first, at("2026-01-01T00:00:11.1Z"));
+        assert_eq!(first, later);
+        let renewed = status(&engine(1), &wanted, &later, at("2026-01-01T00:02:00Z"));
+        assert_eq!(
+            renewed.tunnels[0].last_handshake.as_deref(),
+            Some("2026-01-01T00:01:59Z")
+        );
+    }
+
+    #[derive(Debug)]
+    struct Fixed(EngineStatus);
+
+    impl Collector for Fixed {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            encode(&self.0, &mut encoder)
+        }
+    }
+
+    #[test]
+    fn metrics_name_the_tunnel_and_the_cause() {
+        let mut registry = Registry::with_prefix("strait");
+        let drops = [(DropCause::InMalformed, 5)].into();
+        let peers = vec![peer("green/gw", Some(7)), peer("red/gw", None)];
+        registry.register_collector(Box::new(Fixed(EngineStatus { peers, drops })));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"strait_gateway_tunnel_rx_bytes_total{tunnel="green/gw"} 11"#,
+            r#"strait_gateway_tunnel_tx_bytes_total{tunnel="green/gw"} 12"#,
+            r#"strait_gateway_tunnel_up{tunnel="green/gw"} 1"#,
+            r#"strait_gateway_tunnel_up{tunnel="red/gw"} 0"#,
+            r#"strait_gateway_tunnel_handshake_age_seconds{tunnel="green/gw"} 7.0"#,
+            r#"strait_gateway_tunnel_drops_total{tunnel="green/gw",cause="in_replay"} 3"#,
+            r#"strait_gateway_drops_total{cause="in_malformed"} 5"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        assert!(!text.contains(r#"age_seconds{tunnel="red/gw"}"#), "{text}");
+    }
+}
