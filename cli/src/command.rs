@@ -33,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make clusters out of network namespaces on this machine, with the real daemons in them
     Lab(strait_lab::Args),
+    /// Hold the tunnels to the other clusters' gateways (on each gateway node)
+    Gateway(strait_gateway::Args),
     /// Ask a daemon on this machine whether it is ready (for Kubernetes' exec probes)
     Probe {
         /// The socket that the daemon was given with --probe-socket
@@ -61,6 +63,10 @@ pub(crate) enum Command {
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Lab(args) => strait_lab::run(args),
+        Command::Gateway(args) => {
+            strait_gateway::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Probe { socket, live } => {
             strait_daemon::status::probe(&socket, live)?;
             Ok(ExitCode::SUCCESS)
