@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Lab(strait_lab::Args),
     /// Hold the tunnels to the other clusters' gateways (on each gateway node)
     Gateway(strait_gateway::Args),
+    /// Answer clusterset.local from the ServiceImports of this cluster
+    Dns(strait_lighthouse_dns::dns::Args),
     /// Ask a daemon on this machine whether it is ready (for Kubernetes' exec probes)
     Probe {
         /// The socket that the daemon was given with --probe-socket
@@ -65,6 +67,10 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Lab(args) => strait_lab::run(args),
         Command::Gateway(args) => {
             strait_gateway::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Dns(args) => {
+            strait_lighthouse_dns::dns::run(args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Probe { socket, live } => {

@@ -40,9 +40,11 @@ enum LogFormat {
 
 /// Starts logging for this process.
 pub(crate) fn start(args: &LogArgs) {
-    let (filter, bad) = match EnvFilter::try_new(&args.filter) {
+    // hickory writes two lines of level info for each query.
+    let with_defaults = |filter: &str| EnvFilter::try_new(format!("hickory_server=warn,{filter}"));
+    let (filter, bad) = match with_defaults(&args.filter) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (EnvFilter::new("info,hickory_server=warn"), Some(error)),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

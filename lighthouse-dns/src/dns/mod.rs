@@ -59,39 +59,98 @@ pub struct Args {
     pub cluster_id: Option<ClusterId>,
 }
 
-/// Runs `strait dns` until SIGTERM or SIGINT.
+/// Runs `strait dns` until SIGTERM or SIGINT, on a run time of its own.
 ///
 /// # Errors
 /// If an address cannot be listened on, or the kubeconfig cannot be used.
-pub async fn run(args: Args) -> anyhow::Result<()> {
-    let shutdown = Shutdown::on_signals().context("signal handlers")?;
-    run_until(args, shutdown).await
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args.workers())
+        .enable_all()
+        .build()
+        .context("run time")?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("signal handlers")?;
+        Daemon::start(&args, shutdown).await?.serve().await
+    })
 }
 
-/// Runs `strait dns` until shut down.
-///
-/// # Errors
-/// As [`run`].
-pub async fn run_until(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
-    let status = Status::default();
-    let metrics = Metrics::default();
-    status.register(|r| metrics.register(r));
-    let handler = Handler::new(args.zone.clone(), args.cluster_id.clone(), metrics);
-    let workers = args.workers.or_else(|| std::thread::available_parallelism().ok());
-    let workers = workers.map_or(1, NonZeroUsize::get);
-    let server = server::Server::start(&args.listen, workers, handler.clone())?;
-    status.unready("the list of ServiceImports is not complete yet");
-    status.before_scrape({
-        let handler = handler.clone();
-        move || handler.metrics().measure_age()
-    });
-    status.serve(&args.common, &shutdown).await?;
-    let client: Client = strait_daemon::client::connect(args.common.kubeconfig.as_deref()).await?;
-    let saved_in = saved_in(args.common.state_dir.join("dns"));
-    let follow = names::follow(client, saved_in.as_deref(), handler, status, shutdown.clone());
-    tokio::select! {
-        ended = server.serve(&shutdown) => ended,
-        () = follow => Ok(()),
+impl Args {
+    fn workers(&self) -> usize {
+        self.workers
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// A DNS server that listens, and follows the API server.
+pub struct Daemon {
+    server: server::Server,
+    handler: Handler,
+    status: Status,
+    client: Client,
+    saved_in: Option<PathBuf>,
+    shutdown: Shutdown,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Daemon {
+    /// Listens. Nothing is answered before [`Daemon::serve`].
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn start(args: &Args, shutdown: Shutdown) -> anyhow::Result<Self> {
+        let client = strait_daemon::client::connect(args.common.kubeconfig.as_deref()).await?;
+        let (status, metrics) = (Status::default(), Metrics::default());
+        status.register(|r| metrics.register(r));
+        status.unready("the list of ServiceImports is not complete yet");
+        let handler = Handler::new(args.zone.clone(), args.cluster_id.clone(), metrics.clone());
+        status.before_scrape(move || metrics.measure_age());
+        let server = server::Server::start(&args.listen, args.workers(), handler.clone())?;
+        status.serve(&args.common, &shutdown).await?;
+        Ok(Self {
+            server,
+            handler,
+            status,
+            client,
+            saved_in: saved_in(args.common.state_dir.join("dns")),
+            shutdown,
+        })
+    }
+
+    /// The addresses, with their ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
+    }
+
+    /// Whether it answers from names yet.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Answers until shut down.
+    ///
+    /// # Errors
+    /// If a socket fails for good.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let follow = names::follow(
+            self.client,
+            self.saved_in.as_deref(),
+            self.handler,
+            self.status,
+            self.shutdown.clone(),
+        );
+        tokio::select! {
+            ended = self.server.serve(&self.shutdown) => ended,
+            () = follow => Ok(()),
+        }
     }
 }
 
