@@ -12,7 +12,7 @@ pub mod clusterset;
 pub mod dns;
 pub mod kernel;
 pub mod mirror;
+pub mod node;
 pub mod rfc3339;
 pub mod services;
-pub mod node;
 pub mod tunnels;

@@ -6,13 +6,17 @@
 //! [`netns`] (where things happen), [`link`] (devices, for everybody who builds networks) and `netlink`
 //! (the wire format).
 
+pub mod conntrack;
 mod error;
+mod kernel;
 pub mod link;
 mod netlink;
 pub mod netns;
+mod nft;
 pub mod sandbox;
 pub mod testing;
 pub mod tun;
 pub mod userns;
 
 pub use error::{Error, Refusal, Result};
+pub use kernel::{Change, Changes, Failure, Kernel, Report};

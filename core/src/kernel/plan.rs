@@ -326,9 +326,15 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Name, identifier, port and outer address are fixed when the device is made.
+/// Name, identifier, port and outer address are fixed when the device is made; a change of the hardware
+/// address makes the kernel forget the neighbours, so it counts as one of these.
 fn made_anew(new: &OverlayLink, old: &OverlayLink) -> bool {
-    (&new.name, new.vni, new.port, new.local) != (&old.name, old.vni, old.port, old.local)
+    let fixed = |link: &OverlayLink| OverlayLink {
+        mtu: 0,
+        rp_filter: 0,
+        ..link.clone()
+    };
+    fixed(new) != fixed(old)
 }
 
 fn overlay_first(ops: &mut Vec<Op>, desired: Option<&OverlayLink>, actual: Option<&OverlayLink>) {

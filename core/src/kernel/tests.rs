@@ -63,7 +63,10 @@ fn carry_out(kernel: &mut Actual, op: &Op) {
                 .overlay
                 .replace(link.clone())
                 .expect("there is a device to change");
-            assert_eq!((old.vni, old.port, old.local), (link.vni, link.port, link.local));
+            assert_eq!(
+                (old.vni, old.port, old.local, old.mac),
+                (link.vni, link.port, link.local, link.mac)
+            );
         }
         Op::RemoveOverlay(link) => {
             assert_eq!(kernel.overlay.take().as_ref(), Some(link));

@@ -117,33 +117,30 @@ impl Links {
     }
 }
 
-/// The overlay device, up, without link-local addresses.
-pub(crate) fn vxlan_message(overlay: &OverlayLink) -> Message {
-    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header(0, IFF_UP, IFF_UP));
-    message.text(IFLA_IFNAME, &overlay.name);
-    message.attribute(IFLA_ADDRESS, &overlay.mac.0);
-    message.ne32(IFLA_MTU, overlay.mtu);
-    vxlan_info(&mut message, overlay.vni, overlay.port, overlay.local);
-    inet_conf(
-        &mut message,
-        &[(Ipv4Conf::RpFilter, u32::from(overlay.rp_filter))],
-        true,
-    );
-    message
+/// The messages that make the overlay device. Parameters can be set only once the device stands, and the
+/// link-local address is kept away only by a mode set before it is up: hence three steps.
+pub(crate) fn overlay_messages(overlay: &OverlayLink) -> [Message; 3] {
+    let mut make = named(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &overlay.name);
+    make.attribute(IFLA_ADDRESS, &overlay.mac.0);
+    make.ne32(IFLA_MTU, overlay.mtu);
+    vxlan_info(&mut make, overlay.vni, overlay.port, overlay.local);
+    let mut mode = named(RTM_NEWLINK, 0, &overlay.name);
+    mode.nest(IFLA_AF_SPEC, |families| {
+        families.nest(AF_INET6, |inet6| {
+            inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        });
+    });
+    [make, mode, overlay_change_message(overlay)]
 }
 
-/// What can change on the overlay device while it stands.
-pub(crate) fn vxlan_change_message(overlay: &OverlayLink, create_only: bool) -> Message {
+/// What can change on the overlay device while it stands; sets it up too.
+pub(crate) fn overlay_change_message(overlay: &OverlayLink) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0, &header(0, IFF_UP, IFF_UP));
     message.text(IFLA_IFNAME, &overlay.name);
-    if !create_only {
-        message.attribute(IFLA_ADDRESS, &overlay.mac.0);
-        message.ne32(IFLA_MTU, overlay.mtu);
-    }
+    message.ne32(IFLA_MTU, overlay.mtu);
     inet_conf(
         &mut message,
         &[(Ipv4Conf::RpFilter, u32::from(overlay.rp_filter))],
-        true,
     );
     message
 }
@@ -179,8 +176,8 @@ pub(super) fn parse_vxlan(data: Attributes<'_>) -> Option<VxlanFacts> {
     })
 }
 
-/// `IFLA_AF_SPEC`: per-device parameters, and (where asked) no IPv6 link-local address.
-pub(crate) fn inet_conf(message: &mut Message, values: &[(Ipv4Conf, u32)], no_link_local: bool) {
+/// `IFLA_AF_SPEC` with per-device IPv4 parameters.
+pub(super) fn inet_conf(message: &mut Message, values: &[(Ipv4Conf, u32)]) {
     message.nest(IFLA_AF_SPEC, |families| {
         families.nest(AF_INET, |inet| {
             inet.nest(IFLA_INET_CONF, |conf| {
@@ -189,10 +186,5 @@ pub(crate) fn inet_conf(message: &mut Message, values: &[(Ipv4Conf, u32)], no_li
                 }
             });
         });
-        if no_link_local {
-            families.nest(AF_INET6, |inet6| {
-                inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
-            });
-        }
     });
 }

@@ -21,8 +21,9 @@ use crate::error::{Error, Result};
 use crate::netlink::{Attributes, Message, Socket, ne16, ne32, text};
 use crate::netns::Netns;
 
-pub(crate) use address::address_message;
-pub(crate) use create::{inet_conf, vxlan_change_message, vxlan_message};
+pub(crate) use address::{address_message, ip};
+use create::inet_conf;
+pub(crate) use create::{overlay_change_message, overlay_messages};
 pub(crate) use neighbour::{fdb_message, neighbour_message};
 pub(crate) use route::route_message;
 pub(crate) use rule::rule_message;
@@ -237,7 +238,7 @@ impl Links {
     /// Where there is no such device, or the kernel refuses.
     pub fn set_ipv4_conf(&self, name: &str, values: &[(Ipv4Conf, u32)]) -> Result<()> {
         let mut message = named(RTM_NEWLINK, 0, name);
-        inet_conf(&mut message, values, false);
+        inet_conf(&mut message, values);
         self.request(message, || format!("set IPv4 parameters of {name}"))
     }
 }

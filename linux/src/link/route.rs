@@ -67,6 +67,13 @@ impl Links {
         self.routes_named(protocol, &names)
     }
 
+    /// How many routes there are of all protocol numbers, in all tables.
+    pub(crate) fn route_count(&self) -> Result<usize> {
+        let message = Message::new(RTM_GETROUTE, 0, &[0; 12]);
+        let all = self.with(|socket| socket.dump(&message, || "list routes".into(), |_, _| Some(())))?;
+        Ok(all.len())
+    }
+
     pub(crate) fn routes_named(&self, protocol: u8, names: &BTreeMap<u32, String>) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {

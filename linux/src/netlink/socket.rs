@@ -100,6 +100,14 @@ impl Socket {
         self.fd
     }
 
+    /// The address by which the kernel says whose doing a notification is about.
+    pub(crate) fn port(&self) -> Result<u32> {
+        rustix::net::getsockname(&self.fd)
+            .and_then(netlink::SocketAddrNetlink::try_from)
+            .map(|address| address.pid())
+            .map_err(|e| Error::system("ask for a netlink socket's port", e))
+    }
+
     /// The longest datagram that this socket can send.
     pub(crate) fn datagram_limit(&self) -> usize {
         // The kernel keeps 32 bytes back, and the size counts its own bookkeeping too.

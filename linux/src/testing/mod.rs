@@ -1,6 +1,13 @@
-//! For tests that need root: as root they run as they are; else in a user namespace of their own.
+//! For tests that need root: as root they run as they are; else in a user namespace of their own. And what
+//! such tests need besides: other people's firewalls, and pictures of a namespace before and after.
+
+mod dump;
+mod firewall;
 
 use std::process::Command;
+
+pub use dump::dump;
+pub use firewall::Firewall;
 
 use crate::userns;
 
@@ -13,17 +20,29 @@ const MARK: &str = "STRAIT_TEST_IN_USER_NAMESPACE";
 /// # Panics
 /// Where the test fails, or where neither root nor user namespaces are to be had.
 pub fn as_root(name: &str, test: impl FnOnce()) {
-    if userns::is_root() {
+    if userns::is_root() && std::env::var_os(MARK).is_none() {
         return test();
     }
-    assert!(
-        std::env::var_os(MARK).is_none(),
-        "root in a user namespace has no CAP_NET_ADMIN here: {}",
-        userns::refused(
-            "use a user namespace",
-            std::io::Error::from_raw_os_error(libc::EPERM)
-        )
-    );
+    in_user_namespace(name, test);
+}
+
+/// Runs `test` as root in a user namespace, even where the process is root already: there, the kernel
+/// grants no buffers beyond the limits.
+///
+/// # Panics
+/// As [`as_root`].
+pub fn in_user_namespace(name: &str, test: impl FnOnce()) {
+    if std::env::var_os(MARK).is_some() {
+        assert!(
+            userns::is_root(),
+            "{}",
+            userns::refused(
+                "use a user namespace",
+                std::io::Error::from_raw_os_error(libc::EPERM)
+            )
+        );
+        return test();
+    }
     let mut again = Command::new("/proc/self/exe");
     again
         .args([name, "--exact", "--nocapture", "--test-threads=1"])

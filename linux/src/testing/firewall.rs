@@ -1,0 +1,74 @@
+//! Somebody else's firewall, for tests of living beside it.
+
+use crate::error::Result;
+use crate::netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, Socket};
+use crate::netns::Netns;
+use crate::nft::{
+    CHAIN_HOOK, CHAIN_TABLE, DEL_TABLE, FAMILY_INET, HOOK_NUMBER, NEW_CHAIN, NEW_RULE, NEW_TABLE, RULE_TABLE,
+    TABLE_NAME, commit_all, message,
+};
+
+/// A foreign nftables table of family `inet`.
+#[derive(Debug)]
+pub struct Firewall<'a> {
+    /// Where it stands.
+    pub namespace: &'a Netns,
+    /// Its name.
+    pub table: &'a str,
+}
+
+impl Firewall<'_> {
+    /// Makes the table with a chain `postrouting` that masquerades everything, at the usual priority.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn masquerade(&self) -> Result<()> {
+        let mut rule = message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, FAMILY_INET);
+        rule.text(RULE_TABLE, self.table).text(2, "postrouting");
+        rule.nest(4, |list| {
+            list.nest(1, |e| _ = e.text(1, "masq").nest(2, |_| {}));
+        });
+        self.commit(&[
+            self.new_table(),
+            self.chain("postrouting", "nat", 4, 100, true),
+            rule,
+        ])
+    }
+
+    /// Makes the table with an empty chain `forward` whose policy is drop.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn drop_forwarded(&self) -> Result<()> {
+        self.commit(&[self.new_table(), self.chain("forward", "filter", 2, 0, false)])
+    }
+
+    /// Removes the table.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove(&self) -> Result<()> {
+        let mut m = message(DEL_TABLE, 0, FAMILY_INET);
+        m.text(TABLE_NAME, self.table);
+        self.commit(&[m])
+    }
+
+    fn new_table(&self) -> Message {
+        let mut m = message(NEW_TABLE, NLM_F_CREATE, FAMILY_INET);
+        m.text(TABLE_NAME, self.table);
+        m
+    }
+
+    fn chain(&self, name: &str, kind: &str, hook: u32, priority: u32, accept: bool) -> Message {
+        let mut m = message(NEW_CHAIN, NLM_F_CREATE, FAMILY_INET);
+        m.text(CHAIN_TABLE, self.table).text(3, name);
+        m.nest(CHAIN_HOOK, |h| _ = h.be32(HOOK_NUMBER, hook).be32(2, priority));
+        m.be32(5, u32::from(accept)).text(7, kind);
+        m
+    }
+
+    fn commit(&self, messages: &[Message]) -> Result<()> {
+        let mut socket = self.namespace.run(Socket::netfilter)??;
+        commit_all(&mut socket, messages, &format!("change the table {}", self.table))
+    }
+}

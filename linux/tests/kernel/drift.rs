@@ -1,0 +1,253 @@
+//! What others change is seen and repaired; what is ours goes away, and nothing else.
+
+use std::time::Duration;
+
+use strait_core::kernel::{
+    Action, ChainKind, Hook, KernelState, MAIN_TABLE, OVERLAY_DEVICE, Op, PolicyRule, ROUTE_METRIC,
+    ROUTE_PROTOCOL, RULE_PRIORITY, Route, RouteKind, Rule, plan,
+};
+use strait_linux::testing::{Firewall, as_root, dump};
+use strait_linux::{Change, Kernel};
+
+use crate::bed::{Bed, FAMILIES, assert_done, base, forwarding, rule, with_overlay};
+
+fn node() -> KernelState {
+    let counted = |action| -> Rule { rule(vec![], vec![Action::Counter, action]) };
+    let mut state = with_overlay(forwarding([
+        (
+            "forward",
+            base(
+                ChainKind::Filter,
+                Hook::Forward,
+                -1,
+                vec![counted(Action::Accept)],
+            ),
+        ),
+        (
+            "post",
+            base(
+                ChainKind::Nat,
+                Hook::Postrouting,
+                99,
+                FAMILIES.map(|f| counted(Action::SnatIdentity(f))).to_vec(),
+            ),
+        ),
+    ]));
+    state.rules.extend(FAMILIES.map(|family| PolicyRule {
+        family,
+        priority: RULE_PRIORITY,
+        input_device: Some(OVERLAY_DEVICE.into()),
+        table: 8301,
+    }));
+    state.routes.insert(Route {
+        table: 8301,
+        destination: "10.91.0.0/16".parse().unwrap(),
+        metric: ROUTE_METRIC,
+        kind: RouteKind::Throw,
+    });
+    state
+}
+
+fn remote(metric: u32) -> Route {
+    node()
+        .routes
+        .into_iter()
+        .find(|r| r.table == MAIN_TABLE && r.metric == metric)
+        .unwrap()
+}
+
+#[test]
+fn a_whole_node_comes_up_and_a_restart_adopts_it() {
+    as_root("drift::a_whole_node_comes_up_and_a_restart_adopts_it", || {
+        let bed = Bed::new();
+        let made = bed.reconcile(&node());
+        assert!(matches!(made.ops[0], Op::SetSysctl { .. }));
+        let again = Kernel::open_in(&bed.node, bed.state_dir.path()).unwrap();
+        let adopted = plan(&node(), &again.read_now().unwrap());
+        assert_eq!(adopted.to_string(), "");
+        // Another address of the node: the device is made anew, with all that hangs on it.
+        let mut moved = node();
+        moved.overlay.as_mut().unwrap().local = "10.1.0.1".parse().unwrap();
+        let made = bed.reconcile(&moved).to_string();
+        assert!(
+            made.contains("- device strait-overlay") && made.contains("+ route 10.90.0.0/16 via"),
+            "{made}"
+        );
+        // What can change in place does.
+        moved.overlay.as_mut().unwrap().mtu = 1400;
+        assert_eq!(bed.reconcile(&moved).ops.len(), 1);
+    });
+}
+
+#[test]
+fn what_others_change_is_repaired() {
+    as_root("drift::what_others_change_is_repaired", || {
+        let bed = Bed::new();
+        bed.reconcile(&node());
+        let links = &bed.node_links;
+        let repaired = |what: &str, lines: &[&str]| {
+            let text = bed.reconcile(&node()).to_string();
+            for line in lines {
+                assert!(text.contains(line), "{what}: {line:?} is not in\n{text}");
+            }
+        };
+        links.remove_route(&remote(ROUTE_METRIC), ROUTE_PROTOCOL).unwrap();
+        repaired(
+            "a route was removed",
+            &["+ route 10.90.0.0/16 via 240.0.16.2 dev strait-overlay"],
+        );
+
+        let mut other = remote(ROUTE_METRIC);
+        other.kind = RouteKind::Unreachable;
+        links.set_route(&other, ROUTE_PROTOCOL).unwrap();
+        repaired("a route was replaced", &["~ route 10.90.0.0/16 via 240.0.16.2"]);
+
+        links
+            .remove_address(OVERLAY_DEVICE, "240.0.16.1/32".parse().unwrap())
+            .unwrap();
+        repaired("an address was removed", &["+ address 240.0.16.1/32"]);
+
+        links.set_down(OVERLAY_DEVICE).unwrap();
+        repaired(
+            "the device was set down",
+            &["~ device strait-overlay", "+ route 10.90.0.0/16 via"],
+        );
+
+        links.remove(OVERLAY_DEVICE).unwrap();
+        repaired(
+            "the device was removed",
+            &[
+                "+ device strait-overlay",
+                "+ neighbour 240.0.16.2",
+                "+ forwarding entry",
+            ],
+        );
+
+        bed.node
+            .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "0"))
+            .unwrap()
+            .unwrap();
+        repaired(
+            "forwarding was switched off",
+            &["~ sysctl net/ipv4/ip_forward = 1 (was 0)"],
+        );
+
+        Firewall {
+            namespace: &bed.node,
+            table: "strait",
+        }
+        .remove()
+        .unwrap();
+        repaired(
+            "the table was removed",
+            &["+ table inet strait", "~ chain forward: 1 rule (was 0)"],
+        );
+
+        Firewall {
+            namespace: &bed.node,
+            table: "strait",
+        }
+        .masquerade()
+        .unwrap();
+        repaired("a chain was added", &["- chain postrouting"]);
+    });
+}
+
+#[test]
+fn nothing_but_ours_goes_at_the_uninstall() {
+    as_root("drift::nothing_but_ours_goes_at_the_uninstall", || {
+        let bed = Bed::new();
+        let foreign = Firewall {
+            namespace: &bed.node,
+            table: "foreign",
+        };
+        foreign.drop_forwarded().unwrap();
+        let before = dump(&bed.node).unwrap();
+        let mut wanted = node();
+        wanted.foreign_accepts = bed.kernel.read_now().unwrap().foreign_drops;
+        bed.reconcile(&wanted);
+        assert_ne!(dump(&bed.node).unwrap(), before);
+        // A fresh process uninstalls: it knows only what is marked and what stands in the state directory.
+        let fresh = Kernel::open_in(&bed.node, bed.state_dir.path()).unwrap();
+        assert_done(&fresh.uninstall_now().unwrap());
+        assert_eq!(dump(&bed.node).unwrap(), before);
+        assert_eq!(std::fs::read_dir(bed.state_dir.path()).unwrap().count(), 0);
+        assert_done(&fresh.uninstall_now().unwrap());
+    });
+}
+
+#[test]
+fn one_failure_does_not_stop_the_rest() {
+    as_root("drift::one_failure_does_not_stop_the_rest", || {
+        let bed = Bed::new();
+        let mut wanted = node();
+        let mut bad = remote(ROUTE_METRIC);
+        bad.destination = "10.92.0.0/16".parse().unwrap();
+        if let RouteKind::Unicast { next_hops, .. } = &mut bad.kind {
+            next_hops[0].device = "nothere0".into();
+        }
+        wanted.routes.insert(bad);
+        let report = bed
+            .kernel
+            .apply_now(&plan(&wanted, &bed.kernel.read_now().unwrap()))
+            .unwrap();
+        assert_eq!(report.failed.len(), 1);
+        let text = report.failed[0].to_string();
+        assert!(
+            text.contains("10.92.0.0/16") && text.contains("there is no network device nothere0"),
+            "{text}"
+        );
+        assert_eq!(plan(&node(), &bed.kernel.read_now().unwrap()).to_string(), "");
+    });
+}
+
+#[test]
+fn changes_by_others_are_told_and_our_own_are_not() {
+    as_root("drift::changes_by_others_are_told_and_our_own_are_not", || {
+        let bed = Bed::new();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            bed.reconcile(&node());
+            let mut changes = bed.kernel.subscribe().unwrap();
+            let mut told = async |change| {
+                let seen = tokio::time::timeout(Duration::from_secs(5), changes.next()).await;
+                let seen = seen.expect("a change is told").unwrap();
+                assert!(seen.contains(&change), "{seen:?} lacks {change:?}");
+            };
+            bed.node_links
+                .remove_route(&remote(ROUTE_METRIC), ROUTE_PROTOCOL)
+                .unwrap();
+            told(Change::Route).await;
+            bed.node_links
+                .remove_address(OVERLAY_DEVICE, "fd53::1/128".parse().unwrap())
+                .unwrap();
+            told(Change::Address).await;
+            Firewall {
+                namespace: &bed.node,
+                table: "strait",
+            }
+            .remove()
+            .unwrap();
+            told(Change::Nftables).await;
+            bed.node_links.remove(OVERLAY_DEVICE).unwrap();
+            told(Change::Link).await;
+
+            // Repairing is our own doing. Routes and nftables say whose they are, devices do not.
+            bed.reconcile(&node());
+            let mut without = node();
+            without.routes.retain(|r| r.table != MAIN_TABLE);
+            without.nft = None;
+            // Take in what the repair had to say about the device.
+            while tokio::time::timeout(Duration::from_millis(300), changes.next())
+                .await
+                .is_ok()
+            {}
+            bed.reconcile(&without);
+            let seen = tokio::time::timeout(Duration::from_millis(300), changes.next()).await;
+            assert!(seen.is_err(), "our own changes were told: {seen:?}");
+        });
+    });
+}
