@@ -1,4 +1,5 @@
 //! Namespaces and devices, with packets across them.
+#![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;

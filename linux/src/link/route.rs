@@ -141,10 +141,10 @@ pub(crate) fn route_message(
     fixed[5] = protocol;
     fixed[6] = scope;
     fixed[7] = kind;
-    if let RouteKind::Unicast { next_hops, .. } = &route.kind {
-        if next_hops.len() == 1 && next_hops[0].via.is_some() {
-            fixed[8..12].copy_from_slice(&u32::from(RTNH_F_ONLINK).to_ne_bytes());
-        }
+    if let RouteKind::Unicast { next_hops, .. } = &route.kind
+        && let [NextHop { via: Some(_), .. }] = next_hops.as_slice()
+    {
+        fixed[8..12].copy_from_slice(&u32::from(RTNH_F_ONLINK).to_ne_bytes());
     }
     let (message_kind, flags) = if add {
         (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)

@@ -77,7 +77,11 @@ pub(super) fn value(data: crate::netlink::Attributes<'_>) -> Option<&[u8]> {
 
 /// The kernel's number of the register at this word.
 fn register(word: u32) -> u32 {
-    if word % 4 == 0 { 1 + word / 4 } else { 8 + word }
+    if word.is_multiple_of(4) {
+        1 + word / 4
+    } else {
+        8 + word
+    }
 }
 
 /// Words that an address takes.

@@ -52,15 +52,16 @@ pub(crate) fn read(socket: &mut Socket) -> Result<Found> {
                 .get_or_insert_default()
                 .chains
                 .insert(chain.name, ours);
-        } else if let (Some(family), Some((kind, hook, _))) = (family_name(chain.family), &chain.base) {
-            if kind == "filter" && *hook == hook_number(Hook::Forward) {
-                let place = ForeignAccept {
-                    family: family.to_owned(),
-                    table: chain.table,
-                    chain: chain.name,
-                };
-                found.forward.insert(place, chain.drops);
-            }
+        } else if let (Some(family), Some((kind, hook, _))) = (family_name(chain.family), &chain.base)
+            && kind == "filter"
+            && *hook == hook_number(Hook::Forward)
+        {
+            let place = ForeignAccept {
+                family: family.to_owned(),
+                table: chain.table,
+                chain: chain.name,
+            };
+            found.forward.insert(place, chain.drops);
         }
     }
     if found.table.is_none() && table_exists(socket)? {

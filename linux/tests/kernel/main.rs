@@ -1,4 +1,5 @@
 //! Plans carried out on a real kernel, with traffic through it.
+#![allow(clippy::unwrap_used)]
 
 mod bed;
 mod drift;
