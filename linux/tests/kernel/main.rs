@@ -5,3 +5,4 @@ mod bed;
 mod drift;
 mod language;
 mod traffic;
+mod wanted;
