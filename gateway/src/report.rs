@@ -204,7 +204,7 @@ mod tests {
     use strait_api::PublicKey;
 
     use super::*;
-    use crate::datapath::DropCause;
+    use crate::datapath::{DropCause, OffloadStatus};
 
     fn peer(id: &str, age: Option<u64>) -> PeerStatus {
         PeerStatus {
@@ -247,6 +247,7 @@ mod tests {
         let engine = EngineStatus {
             peers,
             drops: BTreeMap::new(),
+            offload: OffloadStatus::default(),
         };
         let status = status(
             &engine,
@@ -270,6 +271,7 @@ mod tests {
         let engine = |age| EngineStatus {
             peers: vec![peer("green/gw", Some(age))],
             drops: BTreeMap::new(),
+            offload: OffloadStatus::default(),
         };
         let first = status(
             &engine(7),
@@ -300,7 +302,11 @@ mod tests {
         let mut registry = Registry::with_prefix("strait");
         let drops = [(DropCause::InMalformed, 5)].into();
         let peers = vec![peer("green/gw", Some(7)), peer("red/gw", None)];
-        registry.register_collector(Box::new(Fixed(EngineStatus { peers, drops })));
+        registry.register_collector(Box::new(Fixed(EngineStatus {
+            peers,
+            drops,
+            offload: OffloadStatus::default(),
+        })));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -25,6 +25,7 @@ fn main() {
         .find(|argument| !argument.starts_with('-'));
     let scenarios: &[(&str, fn())] = &[
         ("bytes_cross_in_both_families", bytes_cross_in_both_families),
+        ("bytes_cross_without_offloads", bytes_cross_without_offloads),
         ("an_ipv6_underlay_works", an_ipv6_underlay_works),
         (
             "a_dead_candidate_does_not_matter",
@@ -249,8 +250,8 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn bytes_cross_in_both_families() {
-    let pair = Pair::new();
+/// UDP and TCP, both ways, in both families.
+fn transfer(pair: &Pair) {
     for (from, to) in [(v4(1), v4(2)), (v6(1), v6(2))] {
         let (from_socket, to_socket) = (pair.a.udp(from), pair.b.udp(to));
         for len in [0, 1, 100, 1300] {
@@ -280,6 +281,39 @@ fn bytes_cross_in_both_families() {
         });
         drop(client);
     }
+}
+
+fn bytes_cross_without_offloads() {
+    let (a, b) = (Node::new(), Node::new());
+    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    let plain = |key| EngineConfig {
+        offload: false,
+        ..config(key)
+    };
+    // One end with, one without.
+    let (engine_a, engine_b) = (a.engine(plain(&key_a), 1), b.engine(config(&key_b), 2));
+    let pair = Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    };
+    pair.join(
+        &[loopback(pair.engine_a.port())],
+        &[loopback(pair.engine_b.port())],
+    );
+    transfer(&pair);
+    let offload = pair.engine_a.status().offload;
+    assert!(
+        !offload.tun_tcp && !offload.tun_join && !offload.udp_segmentation,
+        "{offload:?}"
+    );
+}
+
+fn bytes_cross_in_both_families() {
+    let pair = Pair::new();
+    transfer(&pair);
     let status = only(&pair.engine_b);
     assert_eq!(status.endpoint, Some(loopback(pair.engine_a.port())));
     assert!(
@@ -291,6 +325,15 @@ fn bytes_cross_in_both_families() {
         "{status:?}"
     );
     assert_eq!(pair.engine_a.fault(), None);
+    for engine in [&pair.engine_a, &pair.engine_b] {
+        // What the kernel has granted it has not taken back.
+        let offload = engine.status().offload;
+        assert_eq!(
+            (offload.tun_join, offload.udp_segmentation),
+            (offload.tun_tcp, true),
+            "{offload:?}"
+        );
+    }
 }
 
 fn an_ipv6_underlay_works() {

@@ -130,6 +130,21 @@ pub struct EngineStatus {
     pub peers: Vec<PeerStatus>,
     /// Drops that no peer can be blamed for, by cause.
     pub drops: BTreeMap<DropCause, u64>,
+    /// What of the kernel's offloads is in use.
+    pub offload: OffloadStatus,
+}
+
+/// Which offloads are in use: granted by the kernel, and not refused since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OffloadStatus {
+    /// TCP super packets are read from the TUN device.
+    pub tun_tcp: bool,
+    /// UDP super packets are read from the TUN device.
+    pub tun_udp: bool,
+    /// Super packets are written to the TUN device.
+    pub tun_join: bool,
+    /// One system call sends several datagrams.
+    pub udp_segmentation: bool,
 }
 
 macro_rules! drop_causes {

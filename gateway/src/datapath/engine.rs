@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use strait_linux::tun::{Tun, TunError, TunOptions};
 
-use super::config::{EngineConfig, EngineStatus, MAX_MTU, MIN_MTU, PeerConfig, Refused, RefusedReason};
+use super::config::{
+    EngineConfig, EngineStatus, MAX_MTU, MIN_MTU, OffloadStatus, PeerConfig, Refused, RefusedReason,
+};
 use super::counters::Drops;
 use super::key::PublicKey;
 use super::noise::Identity;
@@ -83,6 +85,8 @@ pub(super) struct Shared {
     pub(super) drops: Drops,
     /// Readable once the engine stops.
     pub(super) wake: OwnedFd,
+    /// Whether packets for the TUN are joined. Off for good once the kernel has refused.
+    pub(super) joining: AtomicBool,
     stopping: AtomicBool,
     fault: Mutex<Option<String>>,
 }
@@ -179,7 +183,7 @@ impl Engine {
         let tun = Tun::open(&TunOptions {
             name: config.tun_name.clone(),
             mtu: config.mtu,
-            offload: false,
+            offload: config.offload,
             nonblocking: true,
         })?;
         let mut generation = [0];
@@ -194,6 +198,7 @@ impl Engine {
             drops: Drops::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| EngineError::Threads(errno.into()))?,
+            joining: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             fault: Mutex::new(None),
         });
@@ -340,9 +345,17 @@ impl Engine {
             .map(|peer| peer.status())
             .collect();
         peers.sort_by(|a, b| a.id.cmp(&b.id));
+        let tun = self.shared.tun.offload();
+        let offload = OffloadStatus {
+            tun_tcp: tun.tso,
+            tun_udp: tun.uso,
+            tun_join: tun.tso && self.shared.joining.load(Ordering::Relaxed),
+            udp_segmentation: self.shared.udp.segmentation(),
+        };
         EngineStatus {
             peers,
             drops: self.shared.drops.snapshot(),
+            offload,
         }
     }
 

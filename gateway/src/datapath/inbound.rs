@@ -6,15 +6,18 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use strait_linux::tun::VNET_HEADER_LEN;
+use rustix::io::Errno;
 
 use super::config::DropCause;
 use super::engine::{Fault, Shared, wait_readable};
-use super::noise::{DATA_OVERHEAD, Kind, SCRATCH_LEN, kind};
+use super::join::{Allowed, HEADERS_MAX, Join, MAX_JOINED};
+use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
 use super::peer::Peer;
 use super::udp::Inbox;
+use super::vnet::VNET_HEADER_LEN;
 
 /// Runs until the engine stops or the socket fails.
 pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
@@ -97,6 +100,7 @@ struct Opened {
     scratch: Vec<u8>,
     /// Start and length of each packet.
     packets: Vec<(usize, usize)>,
+    join: Join,
 }
 
 impl Opened {
@@ -105,6 +109,7 @@ impl Opened {
             plain: vec![0; 2 * SCRATCH_LEN],
             scratch: vec![0; SCRATCH_LEN],
             packets: Vec::with_capacity(2048),
+            join: Join::new(),
         }
     }
 
@@ -165,26 +170,73 @@ impl Opened {
     }
 
     fn deliver(&mut self, shared: &Shared, peer: &Peer) -> Result<(), Fault> {
-        let header = [0; VNET_HEADER_LEN];
-        let header = &header[..if shared.tun.offload().vnet_header {
-            VNET_HEADER_LEN
-        } else {
-            0
-        }];
+        let offload = shared.tun.offload();
+        let joining = offload.tso && shared.joining.load(Ordering::Relaxed);
+        let Self {
+            plain, packets, join, ..
+        } = self;
+        join.group(
+            plain,
+            packets,
+            Allowed {
+                tcp: joining,
+                udp: joining && offload.uso,
+            },
+        );
+        let empty = [0; VNET_HEADER_LEN];
+        let empty = &empty[..if offload.vnet_header { VNET_HEADER_LEN } else { 0 }];
+        let slice = |number: usize| {
+            let (start, len) = packets[number];
+            &plain[start..start + len]
+        };
+        let write = |vector: &[IoSlice<'_>]| match rustix::io::writev(&shared.tun, vector) {
+            Ok(_) => Ok(Ok(())),
+            Err(Errno::BADFD) => Err(Fault::tun("write to", &shared.tun, Errno::BADFD)),
+            Err(errno) => Ok(Err(errno)),
+        };
         let mut delivered = 0;
-        for &(start, len) in &self.packets {
-            let vector = [
-                IoSlice::new(header),
-                IoSlice::new(&self.plain[start..start + len]),
-            ];
-            match rustix::io::writev(&shared.tun, &vector) {
-                Ok(_) => delivered += 1,
-                Err(rustix::io::Errno::BADFD) => {
-                    return Err(Fault::tun("write to", &shared.tun, rustix::io::Errno::BADFD));
+        for group in &join.groups {
+            if group.count() > 1 {
+                let mut headers = [0; HEADERS_MAX];
+                let mut members = join.members(group);
+                let first = members.next().map(slice).unwrap_or_default();
+                if let Some((vnet, len)) = group.headers(first, &mut headers) {
+                    let mut vector = [IoSlice::new(&[]); MAX_JOINED + 2];
+                    let parts = [&vnet[..], &headers[..len], first.get(len..).unwrap_or_default()];
+                    let rest = members.map(|number| slice(number).get(len..).unwrap_or_default());
+                    let mut used = 0;
+                    for (slot, part) in vector.iter_mut().zip(parts.into_iter().chain(rest)) {
+                        *slot = IoSlice::new(part);
+                        used += 1;
+                    }
+                    match write(&vector[..used])? {
+                        Ok(()) => {
+                            delivered += group.count() as u64;
+                            continue;
+                        }
+                        Err(Errno::INVAL) => {
+                            if shared.joining.swap(false, Ordering::Relaxed) {
+                                tracing::warn!(
+                                    device = shared.tun.name(),
+                                    "the kernel refuses joined packets on the TUN device: writing one by one from now on"
+                                );
+                            }
+                        }
+                        Err(errno) => {
+                            tracing::debug!(peer = peer.id, error = %errno, "packets not written to the TUN");
+                            peer.drops.add(DropCause::InWriteFailed, group.count() as u64);
+                            continue;
+                        }
+                    }
                 }
-                Err(errno) => {
-                    tracing::debug!(peer = peer.id, error = %errno, "packet not written to the TUN");
-                    peer.drops.add(DropCause::InWriteFailed, 1);
+            }
+            for number in join.members(group) {
+                match write(&[IoSlice::new(empty), IoSlice::new(slice(number))])? {
+                    Ok(()) => delivered += 1,
+                    Err(errno) => {
+                        tracing::debug!(peer = peer.id, error = %errno, "packet not written to the TUN");
+                        peer.drops.add(DropCause::InWriteFailed, 1);
+                    }
                 }
             }
         }
@@ -192,5 +244,3 @@ impl Opened {
         Ok(())
     }
 }
-
-const _: () = assert!(DATA_OVERHEAD == 32);

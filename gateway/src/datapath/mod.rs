@@ -7,24 +7,31 @@
 //! [`outbound`] (TUN to UDP) and [`inbound`] (UDP to TUN) handle data in *runs*, equal datagrams that cross
 //! the kernel's border together; [`control`] does handshakes and timers. What they share is an immutable
 //! [`table`], replaced whole, and each [`peer`]'s state behind its own lock, taken once per run or packet.
-//! boringtun stays behind the trait in [`noise`]. Start reading at [`engine`].
+//! Super packets of the TUN are cut
+//! by [`split`] and made by [`join`]. boringtun stays behind the trait in [`noise`]. Start reading at [`engine`].
 
+mod checksum;
 mod config;
 mod control;
 mod counters;
 mod engine;
 mod inbound;
+mod join;
 mod key;
 mod noise;
+#[cfg(test)]
+mod offload_tests;
 mod outbound;
 mod packet;
 mod peer;
+mod split;
 mod table;
 mod udp;
+mod vnet;
 
 pub use config::{
     DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, MAX_MTU, MIN_MTU,
-    PeerConfig, PeerStatus, Refused, RefusedReason,
+    OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
 };
 pub use engine::{Engine, EngineError, UdpSocket};
 pub use key::{BadKey, PresharedKey, PrivateKey, PublicKey};

@@ -1,30 +1,49 @@
 //! The `out` thread: TUN to UDP, in runs.
 //!
 //! It reads packets until none is waiting, seals each straight into the place that it has in the outgoing
-//! run, and sends the run with one system call: datagrams of one size, for one peer.
+//! run, and sends the run with few system calls: datagrams of one size, for one peer.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, MutexGuard};
 
 use super::config::DropCause;
 use super::engine::{Fault, Shared, wait_readable};
 use super::noise::DATA_OVERHEAD;
-use super::packet;
-use super::peer::Peer;
+use super::packet::{self, Header};
+use super::peer::{Peer, State};
+use super::split::{Prepared, Split, prepare};
 use super::udp::{MAX_SEGMENTS, MAX_SEND};
+use super::vnet::{VNET_HEADER_LEN, Vnet};
 
 /// Packets are padded to a multiple of this, to hide their length a little, but not beyond the MTU.
 const PADDING: usize = 16;
-/// Room for the largest packet that the TUN hands over, and its padding.
-const READ_LEN: usize = 65_536 + PADDING;
+/// Room for the largest packet that the TUN hands over, its header and padding.
+const READ_LEN: usize = VNET_HEADER_LEN + 65_536 + PADDING;
+/// Bytes after which a run is sent without looking for more.
+const RUN_LEN: usize = 48 << 10;
+/// Room for a run, and for the largest super packet on top of it.
+const STAGING_LEN: usize = RUN_LEN + 192 * 1024;
 
 /// Runs until the engine stops or the TUN is gone.
 pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
     let mut buffer = vec![0; READ_LEN];
     let mut outgoing = Outgoing::new();
+    let header_len = if shared.tun.offload().vnet_header {
+        VNET_HEADER_LEN
+    } else {
+        0
+    };
     while !shared.stopping() {
         match rustix::io::read(&shared.tun, &mut buffer[..READ_LEN - PADDING]) {
-            Ok(len) => forward(shared, &mut outgoing, &mut buffer, len),
+            Ok(len) if len >= header_len => {
+                let (header, packet) = buffer.split_at_mut(header_len);
+                forward(shared, &mut outgoing, header, packet, len - header_len);
+                if outgoing.is_full() {
+                    outgoing.flush(shared);
+                }
+            }
+            Ok(_) => shared.drops.add(DropCause::OutMalformed, 1),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
                 outgoing.flush(shared);
@@ -36,27 +55,89 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Finds the packet's peer and seals it into the run. `buffer` has room for padding behind the packet.
-fn forward(shared: &Shared, outgoing: &mut Outgoing, buffer: &mut [u8], len: usize) {
+/// Finds the packet's peer and seals it, or what it is cut into, into the run. `buffer` has room for padding
+/// behind the packet.
+fn forward(shared: &Shared, outgoing: &mut Outgoing, vnet: &[u8], buffer: &mut [u8], len: usize) {
+    let dropped = |cause| shared.drops.add(cause, 1);
     let Some(header) = packet::parse(&buffer[..len]) else {
-        shared.drops.add(DropCause::OutMalformed, 1);
-        return;
+        return dropped(DropCause::OutMalformed);
     };
-    if header.len > shared.mtu {
-        shared.drops.add(DropCause::OutTooBig, 1);
-        return;
+    let vnet = vnet.first_chunk().map_or(Some(Vnet::PLAIN), Vnet::parse);
+    let prepared = vnet.and_then(|vnet| prepare(vnet, &mut buffer[..len], header));
+    let mut packets = match prepared {
+        Some(Prepared::Whole) => Packets::One(Some(header)),
+        Some(Prepared::Split(split)) => Packets::Many(split),
+        None => return dropped(DropCause::OutMalformed),
+    };
+    if packets.longest() > shared.mtu {
+        return dropped(DropCause::OutTooBig);
     }
     let table = shared.table.load();
     let Some(peer) = table.route(header.destination, &buffer[..len]) else {
-        shared.drops.add(DropCause::OutNoRoute, 1);
-        return;
+        return dropped(DropCause::OutNoRoute);
     };
-    let padded = header
-        .len
-        .next_multiple_of(PADDING)
-        .min(shared.mtu.max(header.len));
-    buffer[header.len..padded].fill(0);
-    outgoing.add(shared, peer, &buffer[..padded]);
+    if let Some(mut state) = outgoing.admit(shared, peer, packet::ecn(buffer), &packets) {
+        while let Some(range) = packets.next(buffer) {
+            padded(buffer, range, shared.mtu, |packet| {
+                if !outgoing.seal(&mut state, packet) {
+                    peer.drops.add(DropCause::OutTooBig, 1);
+                }
+            });
+        }
+    } else {
+        let mut state = peer.lock();
+        let mut wanted = false;
+        while let Some(range) = packets.next(buffer) {
+            padded(buffer, range, shared.mtu, |packet| {
+                wanted |= peer.enqueue(&mut state, packet)
+            });
+        }
+        drop(state);
+        if wanted {
+            shared.control.initiate(peer);
+        }
+    }
+}
+
+/// Shows a packet with its padding, and puts back what lay in the padding's place.
+fn padded(buffer: &mut [u8], range: Range<usize>, mtu: usize, show: impl FnOnce(&[u8])) {
+    let padded = range.start + range.len().next_multiple_of(PADDING).min(mtu.max(range.len()));
+    let mut kept = [0; PADDING];
+    let kept = &mut kept[..padded - range.end];
+    kept.copy_from_slice(&buffer[range.end..padded]);
+    buffer[range.end..padded].fill(0);
+    show(&buffer[range.start..padded]);
+    buffer[range.end..padded].copy_from_slice(kept);
+}
+
+/// What one read from the TUN holds.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
+enum Packets {
+    One(Option<Header>),
+    Many(Split),
+}
+
+impl Packets {
+    fn longest(&self) -> usize {
+        match self {
+            Packets::One(header) => header.map_or(0, |header| header.len),
+            Packets::Many(split) => split.longest(),
+        }
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Packets::One(_) => 1,
+            Packets::Many(split) => split.count(),
+        }
+    }
+
+    fn next(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
+        match self {
+            Packets::One(header) => header.take().map(|header| 0..header.len),
+            Packets::Many(split) => split.next(buffer),
+        }
+    }
 }
 
 /// The run under construction.
@@ -75,8 +156,7 @@ struct Outgoing {
 impl Outgoing {
     fn new() -> Self {
         Self {
-            // A datagram is sealed before it is known to fit.
-            staging: vec![0; 2 * (MAX_SEND + DATA_OVERHEAD)],
+            staging: vec![0; STAGING_LEN],
             used: 0,
             packets: 0,
             segment: 0,
@@ -86,71 +166,75 @@ impl Outgoing {
         }
     }
 
-    fn add(&mut self, shared: &Shared, peer: &Arc<Peer>, padded: &[u8]) {
-        let ecn = packet::ecn(padded);
-        let len = padded.len() + DATA_OVERHEAD;
-        let fits = self.target.as_ref().is_none_or(|(current, _)| {
-            Arc::ptr_eq(current, peer)
-                && self.ecn == ecn
-                && !self.closed
-                && len <= self.segment
-                && self.packets < MAX_SEGMENTS
-                && self.used + len <= MAX_SEND
-        });
-        if !fits {
+    fn is_full(&self) -> bool {
+        self.used >= RUN_LEN || self.packets >= MAX_SEGMENTS
+    }
+
+    /// Makes the run one that takes these packets, and locks their peer; none if the peer has no session.
+    fn admit<'a>(
+        &mut self,
+        shared: &Shared,
+        peer: &'a Arc<Peer>,
+        ecn: u8,
+        packets: &Packets,
+    ) -> Option<MutexGuard<'a, State>> {
+        let longest = packets
+            .longest()
+            .next_multiple_of(PADDING)
+            .min(shared.mtu.max(packets.longest()))
+            + DATA_OVERHEAD;
+        loop {
+            let state = peer.lock();
+            if !state.tunnel.established() {
+                return None;
+            }
+            let endpoint = state.endpoint?;
+            let fits = self.target.as_ref().is_none_or(|(current, to)| {
+                Arc::ptr_eq(current, peer)
+                    && *to == endpoint
+                    && self.ecn == ecn
+                    && !self.closed
+                    && longest <= self.segment
+                    && self.used + packets.count() * longest <= STAGING_LEN
+            });
+            if fits {
+                if self.target.is_none() {
+                    self.target = Some((Arc::clone(peer), endpoint));
+                    self.segment = longest;
+                    self.ecn = ecn;
+                }
+                return Some(state);
+            }
+            // Not under the lock: the other direction needs it.
+            drop(state);
             self.flush(shared);
         }
-        let mut state = peer.lock();
-        let sealed = match state.endpoint {
-            Some(endpoint) => state
-                .tunnel
-                .seal(padded, &mut self.staging[self.used..])
-                .map(|len| (endpoint, len)),
-            None => None,
-        };
-        let Some((endpoint, len)) = sealed else {
-            let wanted = peer.enqueue(&mut state, padded);
-            drop(state);
-            if wanted {
-                shared.control.initiate(peer);
-            }
-            return;
-        };
-        drop(state);
-        match &self.target {
-            Some((_, to)) if *to != endpoint => {
-                // The peer moved within the run: what was sealed for the old address goes there.
-                let start = self.used;
-                self.flush(shared);
-                self.staging.copy_within(start..start + len, 0);
-            }
-            _ => {}
+    }
+
+    /// Seals a packet into the run that has admitted it; false if there is no room.
+    fn seal(&mut self, state: &mut State, padded: &[u8]) -> bool {
+        let sealed = state.tunnel.seal(padded, &mut self.staging[self.used..]);
+        if let Some(len) = sealed {
+            self.closed = len < self.segment;
+            self.used += len;
+            self.packets += 1;
         }
-        if self.target.is_none() {
-            self.target = Some((Arc::clone(peer), endpoint));
-            self.segment = len;
-            self.ecn = ecn;
-        }
-        self.closed = len < self.segment;
-        self.used += len;
-        self.packets += 1;
+        sealed.is_some()
     }
 
     fn flush(&mut self, shared: &Shared) {
         let Some((peer, to)) = self.target.take() else {
             return;
         };
-        match shared.udp.send_run(
-            to,
-            &self.staging[..self.used],
-            self.segment,
-            self.ecn,
-            &peer.batch,
-        ) {
-            Ok(()) => peer.count_sent(self.used as u64, self.packets as u64),
-            Err(error) => {
-                peer.drops.add(DropCause::OutSendFailed, self.packets as u64);
-                tracing::debug!(peer = peer.id, %to, %error, "run not sent");
+        let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
+        for part in self.staging[..self.used].chunks(at_once * self.segment) {
+            let packets = part.len().div_ceil(self.segment) as u64;
+            match shared.udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {
+                Ok(()) => peer.count_sent(part.len() as u64, packets),
+                Err(error) => {
+                    peer.drops.add(DropCause::OutSendFailed, packets);
+                    tracing::debug!(peer = peer.id, %to, %error, "run not sent");
+                }
             }
         }
         (self.used, self.packets, self.closed) = (0, 0, false);

@@ -47,6 +47,23 @@ pub(super) fn parse(packet: &[u8]) -> Option<Header> {
     (header.len <= packet.len()).then_some(header)
 }
 
+/// Source and destination of an IP packet.
+pub(super) fn parse_addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match packet.first()? >> 4 {
+        4 => {
+            let source: [u8; 4] = *packet.get(12..)?.first_chunk()?;
+            let destination: [u8; 4] = *packet.get(16..)?.first_chunk()?;
+            Some((source.into(), destination.into()))
+        }
+        6 => {
+            let source: [u8; 16] = *packet.get(8..)?.first_chunk()?;
+            let destination: [u8; 16] = *packet.get(24..)?.first_chunk()?;
+            Some((source.into(), destination.into()))
+        }
+        _ => None,
+    }
+}
+
 /// A number that is equal for packets of one flow, and well spread over flows. Fragments hash by address.
 pub(super) fn flow_hash(packet: &[u8]) -> u32 {
     let (addresses, protocol, transport, fragment) = match packet.first().map(|byte| byte >> 4) {

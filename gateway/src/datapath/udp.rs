@@ -133,6 +133,11 @@ impl Udp {
             .map_or(0, |address| address.port()))
     }
 
+    /// Whether one send may carry several datagrams.
+    pub(super) fn segmentation(&self) -> bool {
+        self.segmentation.load(Ordering::Relaxed)
+    }
+
     /// Sends datagrams of `segment` bytes each, the last one maybe shorter, to one address.
     ///
     /// `batch` says whether this destination takes several datagrams in one system call; it is cleared
