@@ -53,7 +53,8 @@ pub fn records<K: Input, S>(watched: &Watched<K>, spec: impl Fn(&K) -> S) -> Vec
         .collect()
 }
 
-fn record<K: Input, S>(object: &K, spec: impl Fn(&K) -> S) -> Option<Record<S>> {
+/// One record; `None` for a copy whose owner's label is no cluster ID.
+pub fn record<K: Input, S>(object: &K, spec: impl Fn(&K) -> S) -> Option<Record<S>> {
     let owner = match object.labels().get(LABEL_CLUSTER) {
         None => None,
         Some(label) => match label.parse() {

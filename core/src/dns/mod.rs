@@ -148,3 +148,16 @@ pub enum Data {
         minimum: u32,
     },
 }
+
+impl Data {
+    /// The record's type, as on the wire.
+    pub fn type_(&self) -> u16 {
+        match self {
+            Self::A(_) => types::A,
+            Self::Aaaa(_) => types::AAAA,
+            Self::Srv { .. } => types::SRV,
+            Self::Txt(_) => types::TXT,
+            Self::Soa { .. } => types::SOA,
+        }
+    }
+}

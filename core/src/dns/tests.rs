@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use strait_api::mcs::ServiceImportSpec;
 use strait_api::names::LABEL_MCS_CLUSTER;
 use strait_api::records::{self, IpFamily, ServicePort, ServiceType};
@@ -287,4 +288,36 @@ fn a_service_taken_out_is_gone() {
     s.set_namespace("empty", false);
     let q = Question::of("empty.svc.clusterset.local", types::A);
     assert_eq!(answer(&s, &q, None).rcode, Rcode::NxDomain);
+}
+
+proptest! {
+    /// Any labels, ours and strange ones in any order, get a well-formed answer.
+    #[test]
+    fn every_question_is_answered(
+        labels in prop::collection::vec(
+            prop_oneof![
+                4 => prop::sample::select(vec![
+                    "web", "pets", "demo", "empty", "svc", "clusterset", "local", "blue", "green", "pet-0", "_http",
+                    "_tcp", "_db", "dns-version", "WEB",
+                ])
+                .prop_map(|l| l.as_bytes().to_vec()),
+                1 => prop::collection::vec(any::<u8>(), 0..64),
+            ],
+            0..9,
+        ),
+        in_zone in any::<bool>(),
+        type_ in prop_oneof![Just(types::A), Just(types::AAAA), Just(types::SRV), Just(types::TXT), Just(types::SOA), any::<u16>()],
+    ) {
+        let zone: &[&[u8]] = if in_zone { &[b"svc", b"clusterset", b"local"] } else { &[] };
+        let name = labels.iter().map(Vec::as_slice).chain(zone.iter().copied());
+        let a = answer(&snapshot(), &Question::new(name, type_), None);
+        let negative = a.answers.is_empty() && a.rcode != Rcode::Refused;
+        prop_assert_eq!(a.authority.is_some(), negative);
+        prop_assert!(a.rcode == Rcode::NoError || a.answers.is_empty());
+        let unique: std::collections::BTreeSet<String> = a.answers.iter().map(|r| format!("{r:?}")).collect();
+        prop_assert_eq!(unique.len(), a.answers.len());
+        for record in &a.answers {
+            prop_assert!(type_ == types::ANY || type_ == record.data.type_(), "{:?}", record);
+        }
+    }
 }

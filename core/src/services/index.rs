@@ -71,6 +71,7 @@ pub enum Event {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     pub(super) set: Clusterset,
+    set_is_stale: bool,
     members: BTreeMap<ClusterId, MemberSpec>,
     clusters: BTreeMap<String, Record<ClusterSpec>>,
     pub(super) namespaces: BTreeMap<String, bool>,
@@ -155,8 +156,12 @@ impl Index {
         }
     }
 
-    /// The services that have changed since the last call.
+    /// The services that have changed since the last call. Who takes part is worked out here, once for all
+    /// changes of members and clusters since.
     pub fn take_dirty(&mut self) -> BTreeSet<ServiceKey> {
+        if std::mem::take(&mut self.set_is_stale) {
+            self.look_round();
+        }
         std::mem::take(&mut self.dirty)
     }
 
@@ -234,11 +239,11 @@ impl Index {
             }
             Object::Member(member) => {
                 self.members.insert(member.cluster_id.clone(), member);
-                self.look_round();
+                self.set_is_stale = true;
             }
             Object::Cluster(cluster) => {
                 self.clusters.insert(cluster.name.clone(), *cluster);
-                self.look_round();
+                self.set_is_stale = true;
             }
         }
     }
@@ -274,11 +279,11 @@ impl Index {
             Kind::Record => self.records.gone("", name, &mut self.dirty),
             Kind::Member => {
                 self.members.retain(|id, _| id.as_str() != name);
-                self.look_round();
+                self.set_is_stale = true;
             }
             Kind::Cluster => {
                 self.clusters.remove(name);
-                self.look_round();
+                self.set_is_stale = true;
             }
         }
     }

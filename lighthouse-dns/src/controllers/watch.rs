@@ -5,11 +5,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use strait_api::mcs::{ServiceExport, ServiceImport};
-use strait_api::names::LABEL_CLUSTER;
 use strait_api::records::{Cluster, ExportedService, Member};
-use strait_core::clusterset::Record;
 use strait_core::services::{Event, ExportRecord, Index, Kind, Object};
 use strait_daemon::Inputs;
+use strait_daemon::clusterset::record;
 use strait_daemon::inputs::Input;
 
 use crate::changes::{Change, Changes};
@@ -55,7 +54,7 @@ impl Watch {
             Some(Object::Member(m.spec.clone()))
         });
         feed(index, Kind::Cluster, &mut self.clusters, |c| {
-            record(c, &c.spec).map(|r| Object::Cluster(Box::new(r)))
+            record(c, |c| c.spec.clone()).map(|r| Object::Cluster(Box::new(r)))
         });
         feed(index, Kind::Export, &mut self.exports, |e| {
             // One that is being deleted is withdrawn already, whatever its finalizers wait for.
@@ -98,32 +97,13 @@ impl Watch {
 /// What a record is to the index.
 pub(super) fn export_record(e: &ExportedService) -> Option<Object> {
     Some(Object::Record(Box::new(ExportRecord {
-        record: record(e, &e.spec)?,
+        record: record(e, |e| e.spec.clone())?,
         conditions: e
             .status
             .as_ref()
             .map(|s| s.conditions.clone())
             .unwrap_or_default(),
     })))
-}
-
-/// A copy whose owner's label is no cluster ID is nobody's, and left out.
-fn record<K: Input, S: Clone>(object: &K, spec: &S) -> Option<Record<S>> {
-    let owner = match object.labels().get(LABEL_CLUSTER) {
-        None => None,
-        Some(label) => match label.parse() {
-            Ok(owner) => Some(owner),
-            Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), name = object.name_any(), %error, "record with a bad label {LABEL_CLUSTER}; skipping it");
-                return None;
-            }
-        },
-    };
-    Some(Record {
-        owner,
-        name: object.name_any(),
-        spec: spec.clone(),
-    })
 }
 
 fn feed<K: Input>(

@@ -108,6 +108,14 @@ impl Daemon {
     /// As [`run`].
     pub async fn start(args: &Args, shutdown: Shutdown) -> anyhow::Result<Self> {
         let client = strait_daemon::client::connect(args.common.kubeconfig.as_deref()).await?;
+        Self::start_with(args, client, shutdown).await
+    }
+
+    /// The same, with a client at hand.
+    ///
+    /// # Errors
+    /// If an address cannot be listened on.
+    pub async fn start_with(args: &Args, client: Client, shutdown: Shutdown) -> anyhow::Result<Self> {
         let (status, metrics) = (Status::default(), Metrics::default());
         status.register(|r| metrics.register(r));
         status.unready("the list of ServiceImports is not complete yet");
