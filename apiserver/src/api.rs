@@ -1,0 +1,71 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::auth::rbac::Rbac;
+use crate::auth::token::{self, Signer};
+use crate::auth::{StaticTokens, User};
+use crate::builtin::service::Addresses;
+use crate::catalog::Catalogs;
+use crate::config::Version;
+use crate::store::Store;
+
+/// Settings that requests need.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Ranges for the addresses of services; the first one's family leads.
+    pub(crate) service_cidrs: Vec<IpNet>,
+    /// Whether pods on nodes get time to end, which something like a kubelet then has to confirm.
+    pub(crate) pod_grace: bool,
+    /// What `/version` says.
+    pub(crate) version: Version,
+    /// Largest body of a request.
+    pub(crate) max_body: usize,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Api {
+    /// The objects.
+    pub(crate) store: Store,
+    /// What is served.
+    pub(crate) catalogs: Catalogs,
+    /// Who may do what.
+    pub(crate) rbac: Rbac,
+    /// Fixed tokens.
+    pub(crate) tokens: StaticTokens,
+    /// Service account tokens.
+    pub(crate) signer: Signer,
+    /// Cluster addresses in use.
+    pub(crate) addresses: Arc<Addresses>,
+    /// Settings.
+    pub(crate) settings: Settings,
+    /// Tells watches that rights have changed.
+    pub(crate) rights: watch::Sender<u64>,
+    /// Tells watches to end.
+    pub(crate) shutdown: watch::Sender<bool>,
+}
+
+impl Api {
+    /// Whose token this is.
+    pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
+        self.authenticate_for(token, token::ISSUER)
+    }
+
+    /// The same, for another audience.
+    pub(crate) fn authenticate_for(&self, token: &str, audience: &str) -> Option<User> {
+        if let Some(user) = self.tokens.find(token) {
+            return Some(user);
+        }
+        let claims = self.signer.check(token, jiff::Timestamp::now().as_second())?;
+        token::user(&claims, &self.store, audience)
+    }
+
+    /// To be called after every write that may take a right from somebody who watches.
+    pub(crate) fn rights_changed(&self) {
+        self.rights.send_modify(|n| *n += 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! Field ownership and server-side apply.
+
+mod compare;
+mod manager;
+mod merge;
+mod set;
+
+pub(crate) use manager::{Manager, apply, record_update};

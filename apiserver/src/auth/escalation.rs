@@ -1,0 +1,205 @@
+//! Nobody grants what they do not hold.
+
+use serde_json::Value;
+
+use super::User;
+use super::rbac::{Attributes, Rbac, RoleRef, Rule};
+use crate::catalog::builtin::Kind;
+use crate::status::{ApiError, ApiResult};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Checks a write of a role or binding. `old` is null for a new one.
+pub(crate) fn check(
+    rbac: &Rbac,
+    user: &User,
+    kind: Kind,
+    namespace: &str,
+    old: &Value,
+    new: &Value,
+) -> ApiResult<()> {
+    let name = new
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let may = |verb: &str, resource: &str, name: &str, namespace: &str| {
+        rbac.allows(
+            user,
+            &Attributes {
+                verb: verb.into(),
+                group: GROUP.into(),
+                resource: resource.into(),
+                name: name.into(),
+                namespace: namespace.into(),
+                ..Attributes::default()
+            },
+        )
+    };
+    match kind {
+        Kind::Role | Kind::ClusterRole => {
+            let plural = if kind == Kind::Role {
+                "roles"
+            } else {
+                "clusterroles"
+            };
+            if old.get("rules") == new.get("rules")
+                && old.get("aggregationRule") == new.get("aggregationRule")
+            {
+                return Ok(());
+            }
+            if may("escalate", plural, name, namespace) {
+                return Ok(());
+            }
+            if new.get("aggregationRule").is_some_and(|v| !v.is_null()) {
+                let all = || vec!["*".to_owned()];
+                let whole = Rule {
+                    verbs: all(),
+                    api_groups: all(),
+                    resources: all(),
+                    ..Rule::default()
+                };
+                let urls = Rule {
+                    verbs: all(),
+                    non_resource_urls: all(),
+                    ..Rule::default()
+                };
+                return held(rbac, user, namespace, plural, name, &[whole, urls]);
+            }
+            let rules: Vec<Rule> =
+                serde_json::from_value(new.get("rules").cloned().unwrap_or_default()).unwrap_or_default();
+            held(rbac, user, namespace, plural, name, &rules)
+        }
+        Kind::RoleBinding | Kind::ClusterRoleBinding => {
+            let plural = if kind == Kind::RoleBinding {
+                "rolebindings"
+            } else {
+                "clusterrolebindings"
+            };
+            if old.get("roleRef") == new.get("roleRef") && old.get("subjects") == new.get("subjects") {
+                return Ok(());
+            }
+            let Ok(role) = serde_json::from_value::<RoleRef>(new.get("roleRef").cloned().unwrap_or_default())
+            else {
+                return Ok(()); // refused by validation
+            };
+            let resource = if role.kind == "Role" {
+                "roles"
+            } else {
+                "clusterroles"
+            };
+            if may("bind", resource, &role.name, namespace) {
+                return Ok(());
+            }
+            let Some(rules) = rbac.role_rules(&role, namespace) else {
+                return Err(ApiError::not_found(GROUP, resource, &role.name));
+            };
+            held(rbac, user, namespace, plural, name, &rules)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn covered(have: &[Rule], want: &Attributes, named: bool) -> bool {
+    have.iter().any(|r| {
+        // A right over all names is not covered by one over some.
+        r.allows(want) && (named || r.resource_names.is_empty())
+    })
+}
+
+fn held(rbac: &Rbac, user: &User, namespace: &str, plural: &str, name: &str, want: &[Rule]) -> ApiResult<()> {
+    let have = rbac.rules(user, namespace);
+    let mut missing: Vec<Rule> = Vec::new();
+    for rule in want {
+        for verb in &rule.verbs {
+            for path in &rule.non_resource_urls {
+                let literal = have.iter().any(|h| {
+                    h.verbs.iter().any(|v| v == "*" || v == verb)
+                        && h.non_resource_urls.iter().any(|u| {
+                            u == "*" || u == path || u.strip_suffix('*').is_some_and(|p| path.starts_with(p))
+                        })
+                });
+                if !literal {
+                    missing.push(Rule {
+                        verbs: vec![verb.clone()],
+                        non_resource_urls: vec![path.clone()],
+                        ..Rule::default()
+                    });
+                }
+            }
+            for group in &rule.api_groups {
+                for resource in &rule.resources {
+                    let (base, sub) = resource.split_once('/').unwrap_or((resource, ""));
+                    let names: Vec<Option<&String>> = if rule.resource_names.is_empty() {
+                        vec![None]
+                    } else {
+                        rule.resource_names.iter().map(Some).collect()
+                    };
+                    for n in names {
+                        let attributes = Attributes {
+                            verb: verb.clone(),
+                            group: group.clone(),
+                            resource: base.into(),
+                            subresource: sub.into(),
+                            name: n.cloned().unwrap_or_default(),
+                            ..Attributes::default()
+                        };
+                        if !covered(&have, &attributes, n.is_some()) {
+                            missing.push(Rule {
+                                verbs: vec![verb.clone()],
+                                api_groups: vec![group.clone()],
+                                resources: vec![resource.clone()],
+                                resource_names: n.cloned().into_iter().collect(),
+                                ..Rule::default()
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = compact(missing).iter().map(shown).collect();
+    let why = format!(
+        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        user.name,
+        user.groups,
+        lines.join("\n")
+    );
+    Err(ApiError::forbidden(GROUP, plural, name, &why))
+}
+
+/// Rules that differ in their verb only become one.
+fn compact(rules: Vec<Rule>) -> Vec<Rule> {
+    let mut out: Vec<Rule> = Vec::new();
+    for rule in rules {
+        let twin = out.iter_mut().find(|o| {
+            o.api_groups == rule.api_groups
+                && o.resources == rule.resources
+                && o.resource_names == rule.resource_names
+                && o.non_resource_urls == rule.non_resource_urls
+        });
+        match twin {
+            Some(twin) => twin.verbs.extend(rule.verbs),
+            None => out.push(rule),
+        }
+    }
+    out
+}
+
+fn shown(rule: &Rule) -> String {
+    let mut parts = Vec::new();
+    for (name, list) in [
+        ("APIGroups", &rule.api_groups),
+        ("Resources", &rule.resources),
+        ("ResourceNames", &rule.resource_names),
+        ("NonResourceURLs", &rule.non_resource_urls),
+        ("Verbs", &rule.verbs),
+    ] {
+        if !list.is_empty() {
+            parts.push(format!("{name}:{list:?}"));
+        }
+    }
+    format!("{{{}}}", parts.join(", "))
+}

@@ -1,0 +1,253 @@
+//! Kinds with little of their own.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::catalog::builtin::Kind;
+use crate::rest::{Context, create, meta};
+use crate::status::{ApiResult, Cause};
+
+const MAX_DATA: usize = 1 << 20;
+
+/// Texts become data.
+pub(super) fn secret(object: &mut Value) {
+    let texts = object.as_object_mut().and_then(|m| m.shift_remove("stringData"));
+    if let Some(Value::Object(texts)) = texts {
+        let mut data = object
+            .get("data")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
+        for (key, text) in texts {
+            data.insert(key, STANDARD.encode(text.as_str().unwrap_or_default()).into());
+        }
+        if !data.is_empty() {
+            object["data"] = Value::Object(data);
+        }
+    }
+    if object
+        .get("type")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
+        object["type"] = "Opaque".into();
+    }
+}
+
+fn key_rule(key: &str) -> Result<(), String> {
+    let fine = !key.is_empty()
+        && key.len() <= 253
+        && key != "."
+        && !key.starts_with("..")
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if fine {
+        Ok(())
+    } else {
+        Err("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')".into())
+    }
+}
+
+fn data(object: &Value, fields: &[&str]) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let mut size = 0;
+    for field in fields {
+        for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
+            if let Err(e) = key_rule(key) {
+                causes.push(Cause::invalid(format!("{field}[{key}]"), &key.as_str().into(), e));
+            }
+            size += value.as_str().map(str::len).unwrap_or(0);
+        }
+    }
+    if size > MAX_DATA {
+        causes.push(Cause::too_long(
+            fields.first().copied().unwrap_or_default(),
+            MAX_DATA as u64,
+            "bytes",
+        ));
+    }
+    causes
+}
+
+pub(super) fn validate_config_map(object: &Value) -> Vec<Cause> {
+    data(object, &["data", "binaryData"])
+}
+
+pub(super) fn validate_secret(object: &Value) -> Vec<Cause> {
+    let mut causes = data(object, &["data"]);
+    if object.get("type") == Some(&Value::from("kubernetes.io/service-account-token")) {
+        let name = object.pointer("/metadata/annotations/kubernetes.io~1service-account.name");
+        if name.and_then(Value::as_str).is_none_or(str::is_empty) {
+            causes.push(Cause::required(
+                "metadata.annotations[kubernetes.io/service-account.name]",
+                "",
+            ));
+        }
+    }
+    causes
+}
+
+/// What is marked immutable stays, and so does a secret's type.
+pub(super) fn validate_frozen(kind: Kind, old: &Value, new: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if kind == Kind::Secret {
+        causes.extend(immutable(old, new, "/type", "type"));
+    }
+    if old.get("immutable") == Some(&Value::Bool(true)) {
+        if new.get("immutable") != Some(&Value::Bool(true)) {
+            causes.push(Cause::forbidden(
+                "immutable",
+                "field is immutable when `immutable` is set",
+            ));
+        }
+        for field in ["data", "binaryData"] {
+            if old.get(field) != new.get(field) {
+                causes.push(Cause::forbidden(
+                    field,
+                    "field is immutable when `immutable` is set",
+                ));
+            }
+        }
+    }
+    causes
+}
+
+/// A field that may not change.
+pub(super) fn immutable(old: &Value, new: &Value, pointer: &str, field: &str) -> Vec<Cause> {
+    if old.pointer(pointer) == new.pointer(pointer) {
+        return Vec::new();
+    }
+    let value = new.pointer(pointer).cloned().unwrap_or_default();
+    vec![Cause::invalid(field, &value, "field is immutable")]
+}
+
+pub(super) fn validate_lease(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let spec = object.get("spec").cloned().unwrap_or_default();
+    if let Some(n) = spec.get("leaseDurationSeconds").and_then(Value::as_i64) {
+        if n <= 0 {
+            causes.push(Cause::invalid(
+                "spec.leaseDurationSeconds",
+                &n.into(),
+                "must be greater than 0",
+            ));
+        }
+    }
+    if let Some(n) = spec.get("leaseTransitions").and_then(Value::as_i64) {
+        if n < 0 {
+            causes.push(Cause::invalid(
+                "spec.leaseTransitions",
+                &n.into(),
+                "must be greater than or equal to 0",
+            ));
+        }
+    }
+    causes
+}
+
+/// Deployments and their like: stored and shown; nothing here runs them.
+pub(super) fn workload(kind: Kind, object: &mut Value) {
+    if let Some(spec) = object
+        .pointer_mut("/spec/template/spec")
+        .and_then(Value::as_object_mut)
+    {
+        super::pod::default_spec(spec);
+    }
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let put = |spec: &mut serde_json::Map<String, Value>, key: &str, value: Value| {
+        spec.entry(key).or_insert(value);
+    };
+    if kind != Kind::DaemonSet {
+        put(spec, "replicas", 1.into());
+    }
+    match kind {
+        Kind::Deployment => {
+            put(
+                spec,
+                "strategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}),
+            );
+            put(spec, "revisionHistoryLimit", 10.into());
+            put(spec, "progressDeadlineSeconds", 600.into());
+        }
+        Kind::DaemonSet => {
+            put(
+                spec,
+                "updateStrategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}),
+            );
+            put(spec, "revisionHistoryLimit", 10.into());
+        }
+        Kind::StatefulSet => {
+            put(spec, "podManagementPolicy", "OrderedReady".into());
+            put(
+                spec,
+                "updateStrategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}),
+            );
+            put(spec, "revisionHistoryLimit", 10.into());
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn validate_workload(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let selector = object
+        .pointer("/spec/selector")
+        .filter(|s| s.as_object().is_some_and(|m| !m.is_empty()));
+    match selector {
+        None => causes.push(Cause::required("spec.selector", "")),
+        Some(selector) => {
+            let labels = object
+                .pointer("/spec/template/metadata/labels")
+                .cloned()
+                .unwrap_or_default();
+            let wanted = selector.get("matchLabels").and_then(Value::as_object);
+            if wanted
+                .into_iter()
+                .flatten()
+                .any(|(k, v)| labels.get(k) != Some(v))
+            {
+                causes.push(Cause::invalid(
+                    "spec.template.metadata.labels",
+                    &labels,
+                    "`selector` does not match template `labels`",
+                ));
+            }
+        }
+    }
+    let spec = object.pointer("/spec/template/spec").cloned().unwrap_or_default();
+    causes.extend(super::pod::validate_spec(&spec, "spec.template.spec"));
+    causes
+}
+
+/// Every namespace has a service account `default`, unless the namespace is on its way out.
+pub(super) async fn default_account(api: &Arc<Api>, namespace: &Value) -> ApiResult<()> {
+    let name = meta::text(namespace, "name");
+    let Some(resource) = api.catalogs.current().find("", "v1", "serviceaccounts").cloned() else {
+        return Ok(());
+    };
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    // Boxed: creating a namespace creates an account.
+    let made = Box::pin(create::create_object(
+        api,
+        &Context::system(),
+        &resource,
+        name,
+        account,
+        false,
+    ))
+    .await;
+    match made {
+        Err(e) if !["AlreadyExists", "NotFound", "Forbidden"].contains(&e.reason) => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,471 @@
+//! CustomResourceDefinitions: from the object to the resources that it makes.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{CUSTOM_VERBS, Column, Origin, Resource, Subresource, api_version};
+use crate::schema::{self, Schema};
+use crate::status::Cause;
+
+const STATUS: Subresource = Subresource {
+    name: "status",
+    kind: None,
+    verbs: &["get", "patch", "update"],
+};
+
+/// Descriptions of the columns that every table has.
+pub(crate) const NAME_COLUMN: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+/// The same for the age.
+pub(crate) const AGE_COLUMN: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn texts(value: &Value, pointer: &str) -> Vec<String> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+        .unwrap_or_default()
+}
+
+fn versions(crd: &Value) -> &[Value] {
+    crd.pointer("/spec/versions")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+fn flag(value: &Value, key: &str) -> bool {
+    value.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// Whether a definition is served.
+pub(crate) fn established(crd: &Value) -> bool {
+    crd.pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .is_some_and(|list| {
+            list.iter()
+                .any(|c| c["type"] == "Established" && c["status"] == "True")
+        })
+}
+
+/// The resources that an established definition makes, one per served version.
+pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
+    if !established(crd) {
+        return Vec::new();
+    }
+    let group = text(crd, "/spec/group");
+    let plural = text(crd, "/spec/names/plural");
+    let storage: Arc<str> = Arc::from(format!("{plural}.{group}"));
+    let stored = versions(crd)
+        .iter()
+        .find(|v| flag(v, "storage"))
+        .map(|v| text(v, "/name"));
+    let storage_version = api_version(&group, &stored.unwrap_or_default());
+    let mut out = Vec::new();
+    for version in versions(crd).iter().filter(|v| flag(v, "served")) {
+        let json = version
+            .pointer("/schema/openAPIV3Schema")
+            .cloned()
+            .unwrap_or_else(|| json!({}));
+        let compiled = match schema::compile(&json, "spec.validation.openAPIV3Schema") {
+            Ok(s) => s,
+            Err(causes) => {
+                // The write was validated; a store from an older version of this program may differ.
+                tracing::error!(crd = %text(crd, "/metadata/name"), ?causes, "the definition's schema does not compile; the version is not served");
+                continue;
+            }
+        };
+        let mut subresources = Vec::new();
+        if version.pointer("/subresources/status").is_some() {
+            subresources.push(STATUS);
+        }
+        out.push(Resource {
+            group: group.clone(),
+            version: text(version, "/name"),
+            plural: plural.clone(),
+            singular: text(crd, "/spec/names/singular"),
+            kind: text(crd, "/spec/names/kind"),
+            list_kind: text(crd, "/spec/names/listKind"),
+            namespaced: text(crd, "/spec/scope") == "Namespaced",
+            short_names: texts(crd, "/spec/names/shortNames"),
+            categories: texts(crd, "/spec/names/categories"),
+            verbs: CUSTOM_VERBS,
+            storage: storage.clone(),
+            storage_version: storage_version.clone(),
+            schema: Arc::new(with_metadata(compiled)),
+            subresources,
+            origin: Origin::Custom {
+                columns: Arc::new(columns(version)),
+                schema_json: Arc::new(json),
+            },
+        });
+    }
+    out
+}
+
+/// A definition's schema says little about metadata; ownership needs its shape.
+fn with_metadata(mut schema: Schema) -> Schema {
+    let library = schema::builtin::Library::get();
+    let meta = library.schema("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    schema.properties.insert(
+        "metadata".into(),
+        Arc::new(Schema {
+            always: true,
+            ..(*meta).clone()
+        }),
+    );
+    schema
+}
+
+fn columns(version: &Value) -> Vec<Column> {
+    let mut out = vec![Column {
+        name: "Name".into(),
+        kind: "string".into(),
+        format: "name".into(),
+        description: NAME_COLUMN.into(),
+        priority: 0,
+        path: ".metadata.name".into(),
+    }];
+    let own = version.get("additionalPrinterColumns").and_then(Value::as_array);
+    for c in own.into_iter().flatten() {
+        let path = text(c, "/jsonPath");
+        let mut description = text(c, "/description");
+        if description.is_empty() {
+            description = format!("Custom resource definition column (in JSONPath format): {path}");
+        }
+        out.push(Column {
+            name: text(c, "/name"),
+            kind: text(c, "/type"),
+            format: text(c, "/format"),
+            description,
+            priority: c.get("priority").and_then(Value::as_i64).unwrap_or(0),
+            path,
+        });
+    }
+    if own.is_none_or(Vec::is_empty) {
+        out.push(Column {
+            name: "Age".into(),
+            kind: "date".into(),
+            format: String::new(),
+            description: AGE_COLUMN.into(),
+            priority: 0,
+            path: ".metadata.creationTimestamp".into(),
+        });
+    }
+    out
+}
+
+/// Order of versions: the most stable and newest first.
+pub(crate) fn version_order(a: &str, b: &str) -> Ordering {
+    fn parse(v: &str) -> Option<(u8, u64, u64)> {
+        let rest = v.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major: u64 = rest[..digits].parse().ok()?;
+        let rest = &rest[digits..];
+        if rest.is_empty() {
+            return Some((3, major, 0));
+        }
+        for (level, name) in [(2, "beta"), (1, "alpha")] {
+            if let Some(minor) = rest.strip_prefix(name) {
+                return Some((level, major, minor.parse().ok()?));
+            }
+        }
+        None
+    }
+    match (parse(a), parse(b)) {
+        (Some(x), Some(y)) => y.cmp(&x),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => a.cmp(b),
+    }
+}
+
+/// Fills in what a definition leaves out.
+pub(crate) fn complete(crd: &mut Value) {
+    let kind = text(crd, "/spec/names/kind");
+    let stored: Vec<String> = versions(crd)
+        .iter()
+        .filter(|v| flag(v, "storage"))
+        .map(|v| text(v, "/name"))
+        .collect();
+    if let Some(names) = crd.pointer_mut("/spec/names").and_then(Value::as_object_mut) {
+        let missing = |v: Option<&Value>| v.and_then(Value::as_str).is_none_or(str::is_empty);
+        if missing(names.get("singular")) {
+            names.insert("singular".into(), kind.to_lowercase().into());
+        }
+        if missing(names.get("listKind")) {
+            names.insert("listKind".into(), format!("{kind}List").into());
+        }
+    }
+    if let Some(spec) = crd.get_mut("spec").and_then(Value::as_object_mut) {
+        if spec.get("conversion").is_none_or(Value::is_null) {
+            spec.insert("conversion".into(), json!({"strategy": "None"}));
+        }
+    }
+    if let Some(map) = crd.as_object_mut() {
+        let status = map.entry("status").or_insert_with(
+            || json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []}),
+        );
+        if let Some(status) = status.as_object_mut() {
+            let list = status.entry("storedVersions").or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut() {
+                for version in stored {
+                    if !list.iter().any(|v| v.as_str() == Some(&version)) {
+                        list.push(version.into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Checks a definition.
+pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let name = text(crd, "/metadata/name");
+    let group = text(crd, "/spec/group");
+    let plural = text(crd, "/spec/names/plural");
+    if name != format!("{plural}.{group}") {
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &name.into(),
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
+    }
+    if group.is_empty() {
+        causes.push(Cause::required("spec.group", ""));
+    } else if group.split('.').count() < 2 {
+        causes.push(Cause::invalid(
+            "spec.group",
+            &group.clone().into(),
+            "should be a domain with at least one dot",
+        ));
+    } else if let Err(e) = crate::rest::names::subdomain(&group) {
+        causes.push(Cause::invalid("spec.group", &group.clone().into(), e));
+    }
+    let scope = text(crd, "/spec/scope");
+    if scope.is_empty() {
+        causes.push(Cause::required("spec.scope", ""));
+    } else if scope != "Namespaced" && scope != "Cluster" {
+        causes.push(Cause::not_supported(
+            "spec.scope",
+            &scope.into(),
+            &["Cluster", "Namespaced"].map(Value::from),
+        ));
+    }
+    for (field, pointer) in [
+        ("spec.names.plural", "/spec/names/plural"),
+        ("spec.names.singular", "/spec/names/singular"),
+        ("spec.names.kind", "/spec/names/kind"),
+        ("spec.names.listKind", "/spec/names/listKind"),
+    ] {
+        let value = text(crd, pointer);
+        if value.is_empty() {
+            causes.push(Cause::required(field, ""));
+        } else if let Err(e) = crate::rest::names::label(&value.to_lowercase()) {
+            causes.push(Cause::invalid(field, &value.into(), e));
+        }
+    }
+    let versions = versions(crd);
+    if versions.is_empty() {
+        causes.push(Cause::required("spec.versions", ""));
+    }
+    let storage = versions.iter().filter(|v| flag(v, "storage")).count();
+    if storage != 1 && !versions.is_empty() {
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &Value::Null,
+            "must have exactly one version marked as storage version",
+        ));
+    }
+    let mut seen = Vec::new();
+    for (i, version) in versions.iter().enumerate() {
+        let at = format!("spec.versions[{i}]");
+        let name = text(version, "/name");
+        if let Err(e) = crate::rest::names::label(&name) {
+            causes.push(Cause::invalid(format!("{at}.name"), &name.clone().into(), e));
+        }
+        if seen.contains(&name) {
+            causes.push(Cause::invalid(
+                "spec.versions",
+                &Value::Null,
+                "must contain unique version names",
+            ));
+        }
+        seen.push(name);
+        let schema = version
+            .pointer("/schema/openAPIV3Schema")
+            .filter(|s| s.is_object());
+        let Some(schema) = schema else {
+            causes.push(Cause::required(
+                format!("{at}.schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
+            continue;
+        };
+        if schema.get("type").and_then(Value::as_str) != Some("object") {
+            let have = schema.get("type").cloned().unwrap_or_else(|| "".into());
+            causes.push(Cause::invalid(
+                format!("{at}.schema.openAPIV3Schema.type"),
+                &have,
+                "must be object at the root",
+            ));
+        }
+        match schema::compile(schema, &format!("{at}.schema.openAPIV3Schema")) {
+            Err(found) => causes.extend(found),
+            Ok(compiled) => {
+                check_defaults(&compiled, &format!("{at}.schema.openAPIV3Schema"), &mut causes);
+            }
+        }
+        for (n, c) in version
+            .get("additionalPrinterColumns")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            let at = format!("{at}.additionalPrinterColumns[{n}]");
+            let path = text(c, "/jsonPath");
+            if let Err(e) = crate::table::Path::parse(&path) {
+                causes.push(Cause::invalid(format!("{at}.jsonPath"), &path.into(), e));
+            }
+            let kind = text(c, "/type");
+            let known = ["boolean", "date", "integer", "number", "string"];
+            if !known.contains(&kind.as_str()) {
+                causes.push(Cause::not_supported(
+                    format!("{at}.type"),
+                    &kind.into(),
+                    &known.map(Value::from),
+                ));
+            }
+        }
+    }
+    let strategy = text(crd, "/spec/conversion/strategy");
+    if !strategy.is_empty() && strategy != "None" {
+        causes.push(Cause::not_supported(
+            "spec.conversion.strategy",
+            &strategy.into(),
+            &[Value::from("None")],
+        ));
+    }
+    causes
+}
+
+/// A default has to be a right value itself.
+fn check_defaults(schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+    if let Some(d) = &schema.default {
+        let mut bare = schema.clone();
+        bare.default = None;
+        for mut cause in schema::validate(d, &bare, "") {
+            cause.field = format!(
+                "{path}.default{}",
+                if cause.field.is_empty() {
+                    String::new()
+                } else {
+                    format!(".{}", cause.field)
+                }
+            );
+            causes.push(cause);
+        }
+    }
+    for (name, sub) in &schema.properties {
+        check_defaults(sub, &format!("{path}.properties[{name}]"), causes);
+    }
+    if let Some(sub) = &schema.items {
+        check_defaults(sub, &format!("{path}.items"), causes);
+    }
+    if let Some(sub) = &schema.additional {
+        check_defaults(sub, &format!("{path}.additionalProperties"), causes);
+    }
+}
+
+/// The status of a definition whose names are free, or not.
+pub(crate) fn settle(crd: &Value, others: &[Value], now: &str) -> Value {
+    let group = text(crd, "/spec/group");
+    let name = text(crd, "/metadata/name");
+    let mut conflict = None;
+    for other in others {
+        if text(other, "/spec/group") != group || text(other, "/metadata/name") == name || !established(other)
+        {
+            continue;
+        }
+        for (what, pointer) in [("kind", "/spec/names/kind"), ("listKind", "/spec/names/listKind")] {
+            let mine = text(crd, pointer);
+            if mine == text(other, pointer) {
+                conflict = Some((what, mine));
+            }
+        }
+    }
+    let mut status = crd.get("status").cloned().unwrap_or_else(|| json!({}));
+    let condition = |kind: &str, ok: bool, reason: &str, message: String| {
+        json!({"type": kind, "status": if ok { "True" } else { "False" }, "lastTransitionTime": now,
+            "reason": reason, "message": message})
+    };
+    let old = status
+        .get("conditions")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let keep = |new: Value| {
+        old.iter()
+            .find(|c| {
+                c["type"] == new["type"] && c["status"] == new["status"] && c["reason"] == new["reason"]
+            })
+            .cloned()
+            .unwrap_or(new)
+    };
+    let conditions = match &conflict {
+        None => {
+            status["acceptedNames"] = crd.pointer("/spec/names").cloned().unwrap_or_default();
+            vec![
+                keep(condition(
+                    "NamesAccepted",
+                    true,
+                    "NoConflicts",
+                    "no conflicts found".into(),
+                )),
+                keep(condition(
+                    "Established",
+                    true,
+                    "InitialNamesAccepted",
+                    "the initial names have been accepted".into(),
+                )),
+            ]
+        }
+        Some((what, value)) => vec![
+            keep(condition(
+                "NamesAccepted",
+                false,
+                if *what == "kind" {
+                    "KindConflict"
+                } else {
+                    "ListKindConflict"
+                },
+                format!("{value:?} is already in use"),
+            )),
+            keep(condition(
+                "Established",
+                false,
+                "NotAccepted",
+                "not all names are accepted".into(),
+            )),
+        ],
+    };
+    let mut conditions = conditions;
+    conditions.extend(
+        old.iter()
+            .filter(|c| c["type"] != "NamesAccepted" && c["type"] != "Established")
+            .cloned(),
+    );
+    status["conditions"] = Value::Array(conditions);
+    status
+}

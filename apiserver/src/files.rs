@@ -1,0 +1,46 @@
+//! Small files in the data directory.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::Error;
+
+fn fail(path: &Path, what: &str, e: std::io::Error) -> Error {
+    Error::File {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        source: e,
+    }
+}
+
+/// The file's text, or `None` if there is no such file.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fail(path, "read", e)),
+    }
+}
+
+/// Writes a file as a whole: a reader sees the old one or the new one. `secret`: only the owner reads it.
+pub(crate) fn write(path: &Path, content: &[u8], secret: bool) -> Result<(), Error> {
+    let temp = path.with_extension("new");
+    let mode = if secret { 0o600 } else { 0o644 };
+    let put = || -> std::io::Result<()> {
+        // A leftover of a crash may have other permissions.
+        match std::fs::remove_file(&temp) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temp)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temp, path)
+    };
+    put().map_err(|e| fail(path, "written", e))
+}

@@ -1,0 +1,319 @@
+//! From HTTP requests to the verbs, and back.
+
+pub(crate) mod negotiate;
+pub(crate) mod query;
+mod resource;
+pub(crate) mod respond;
+pub(crate) mod target;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde_json::json;
+
+use crate::api::Api;
+use crate::auth::User;
+use crate::auth::rbac::Attributes;
+use crate::rest::decode;
+use crate::rest::watch::Watcher;
+use crate::status::{ApiError, ApiResult};
+use query::Query;
+use respond::{error, json_response, text_response};
+use target::{Route, Target};
+
+/// A request, as the verbs see it.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) query: Query,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: decode::Body,
+    pub(crate) user: User,
+    pub(crate) watcher: Watcher,
+    pub(crate) target: Target,
+}
+
+/// The API as a service: what a socket serves, and what in-process clients call.
+#[derive(Debug, Clone)]
+pub struct Service {
+    api: Arc<Api>,
+    user: Option<User>,
+}
+
+impl Service {
+    pub(crate) fn new(api: Arc<Api>, user: Option<User>) -> Self {
+        Service { api, user }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;
+
+impl<B> tower::Service<Request<B>> for Service
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answer {
+        let api = self.api.clone();
+        let user = self.user.clone();
+        Box::pin(async move {
+            let response = handle(&api, user, request).await.unwrap_or_else(|e| error(&e));
+            Ok(response)
+        })
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &http::header::HeaderName) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// The name that a client's agent string gives for field ownership.
+fn manager(headers: &HeaderMap) -> String {
+    let agent = header(headers, &USER_AGENT);
+    let name: String = agent
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(128)
+        .collect();
+    if name.is_empty() { "unknown".into() } else { name }
+}
+
+async fn handle<B>(api: &Arc<Api>, fixed: Option<User>, request: Request<B>) -> ApiResult<Response<Body>>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let authorization = header(&parts.headers, &AUTHORIZATION);
+    let token = authorization
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim().to_owned());
+    let (user, token) = match (fixed, token) {
+        (Some(user), _) => (user, None),
+        (None, Some(token)) => (
+            api.authenticate(&token).ok_or_else(ApiError::unauthorized)?,
+            Some(token),
+        ),
+        (None, None) if !authorization.is_empty() => return Err(ApiError::unauthorized()),
+        (None, None) => (User::anonymous(), None),
+    };
+    let user = impersonated(api, user, &parts.headers)?;
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let path = parts.uri.path().to_owned();
+    let route = target::parse(&parts.method, &path, &query);
+    let attributes = match &route {
+        Route::Resource(t) => t.attributes(),
+        Route::Path(verb) => Attributes {
+            verb: verb.clone(),
+            path: Some(path.clone()),
+            ..Attributes::default()
+        },
+    };
+    if !api.rbac.allows(&user, &attributes) {
+        return Err(refusal(&user, &attributes));
+    }
+    let target = match route {
+        Route::Path(_) => return Ok(plain(api, &parts.method, &path, &parts.headers)),
+        Route::Resource(t) => t,
+    };
+    let limit = api.settings.max_body;
+    let bytes = match Limited::new(body, limit).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => return Err(ApiError::too_large(limit)),
+        Err(e) => {
+            return Err(ApiError::bad_request(format!(
+                "the request's body could not be read: {e}"
+            )));
+        }
+    };
+    let media_type = header(&parts.headers, &CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_lowercase();
+    let call = Call {
+        method: parts.method,
+        query,
+        headers: parts.headers,
+        body: decode::Body { media_type, bytes },
+        watcher: Watcher {
+            user: user.clone(),
+            token,
+            attributes,
+        },
+        user,
+        target,
+    };
+    resource::serve(api, call).await
+}
+
+/// The refusal of a request, in the usual words.
+pub(crate) fn refusal(user: &User, a: &Attributes) -> Box<ApiError> {
+    if let Some(path) = &a.path {
+        return ApiError::forbidden_path(&user.name, &a.verb, path);
+    }
+    let place = if a.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", a.namespace)
+    };
+    let why = format!(
+        "User {:?} cannot {} resource {:?} in API group {:?} {place}",
+        user.name,
+        a.verb,
+        a.combined(),
+        a.group
+    );
+    ApiError::forbidden(&a.group, &a.resource, &a.name, &why)
+}
+
+/// Whoever may do so acts as somebody else.
+fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> ApiResult<User> {
+    let name = headers
+        .get("impersonate-user")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|v| v.to_str().ok().map(str::to_owned))
+        .collect();
+    if name.is_empty() {
+        if !groups.is_empty() {
+            return Err(ApiError::bad_request(
+                "requested impersonation of groups without impersonating a user",
+            ));
+        }
+        return Ok(user);
+    }
+    let account = name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|r| r.split_once(':'));
+    let mut wanted = vec![match account {
+        Some((ns, n)) => Attributes {
+            resource: "serviceaccounts".into(),
+            namespace: ns.into(),
+            name: n.into(),
+            ..Attributes::default()
+        },
+        None => Attributes {
+            resource: "users".into(),
+            name: name.into(),
+            ..Attributes::default()
+        },
+    }];
+    wanted.extend(groups.iter().map(|g| Attributes {
+        resource: "groups".into(),
+        name: g.clone(),
+        ..Attributes::default()
+    }));
+    for mut a in wanted {
+        a.verb = "impersonate".into();
+        if !api.rbac.allows(&user, &a) {
+            return Err(refusal(&user, &a));
+        }
+    }
+    let mut groups = groups;
+    if let (true, Some((ns, _))) = (groups.is_empty(), account) {
+        groups.push("system:serviceaccounts".into());
+        groups.push(format!("system:serviceaccounts:{ns}"));
+    }
+    if !groups.iter().any(|g| g == crate::auth::AUTHENTICATED) && name != "system:anonymous" {
+        groups.push(crate::auth::AUTHENTICATED.into());
+    }
+    Ok(User {
+        name: name.into(),
+        uid: String::new(),
+        groups,
+        extra: BTreeMap::new(),
+    })
+}
+
+/// Paths that are no resources.
+fn plain(api: &Api, method: &Method, path: &str, headers: &HeaderMap) -> Response<Body> {
+    let accept = header(headers, &ACCEPT);
+    let nothing = || text_response(StatusCode::NOT_FOUND, "404 page not found\n");
+    if method != Method::GET && method != Method::HEAD {
+        return error(&ApiError::method_not_allowed());
+    }
+    match path.trim_end_matches('/') {
+        "/healthz" | "/livez" | "/readyz" | "/healthz/ping" => text_response(StatusCode::OK, "ok"),
+        "/version" => {
+            let v = &api.settings.version;
+            json_response(
+                StatusCode::OK,
+                &json!({"major": v.major, "minor": v.minor, "emulationMajor": v.major, "emulationMinor": v.minor,
+                    "minCompatibilityMajor": v.major, "minCompatibilityMinor": v.minor, "gitVersion": v.git,
+                    "gitCommit": "", "gitTreeState": "", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+                    "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, arch())}),
+            )
+        }
+        "/openid/v1/jwks" => json_response(StatusCode::OK, &api.signer.jwks()),
+        "/.well-known/openid-configuration" => json_response(
+            StatusCode::OK,
+            &json!({"issuer": crate::auth::token::ISSUER, "jwks_uri": format!("{}/openid/v1/jwks", crate::auth::token::ISSUER),
+                "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"]}),
+        ),
+        "" => {
+            let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+            for g in &api.catalogs.current().groups {
+                if !g.name.is_empty() {
+                    paths.push(format!("/apis/{}", g.name));
+                    paths.extend(
+                        g.versions
+                            .iter()
+                            .map(|v| format!("/apis/{}/{}", g.name, v.version)),
+                    );
+                }
+            }
+            for p in [
+                "/healthz",
+                "/livez",
+                "/openapi/v2",
+                "/openapi/v3",
+                "/readyz",
+                "/version",
+            ] {
+                paths.push(p.to_owned());
+            }
+            json_response(StatusCode::OK, &json!({"paths": paths}))
+        }
+        path => {
+            let catalog = api.catalogs.current();
+            crate::discovery::serve(&catalog, path, accept)
+                .or_else(|| crate::openapi::serve(&catalog, path, accept))
+                .unwrap_or_else(nothing)
+        }
+    }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

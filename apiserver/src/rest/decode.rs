@@ -1,0 +1,201 @@
+//! From the body of a request to an object.
+
+use serde_json::Value;
+
+use super::FieldValidation;
+use crate::catalog::Resource;
+use crate::schema;
+use crate::status::{ApiError, ApiResult};
+
+/// A body, as it came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Body {
+    /// Content-Type, without parameters.
+    pub(crate) media_type: String,
+    /// The bytes.
+    pub(crate) bytes: bytes::Bytes,
+}
+
+/// Parses a body as JSON or YAML. The second part names fields that stand twice.
+pub(crate) fn parse(body: &Body, kind: &str) -> ApiResult<(Value, Vec<String>)> {
+    match body.media_type.as_str() {
+        "application/json" | "" => crate::json::parse(&body.bytes).map_err(|e| {
+            let text = String::from_utf8_lossy(&body.bytes);
+            ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {e} ({})",
+                crate::json::excerpt(&text)
+            ))
+        }),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            let text = std::str::from_utf8(&body.bytes)
+                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))?;
+            crate::yaml::parse(text)
+                .map(|v| (v, Vec::new()))
+                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))
+        }
+        _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
+    }
+}
+
+/// The refusal of an object that cannot be read as its kind.
+pub(crate) fn unreadable(resource: &Resource, why: &str) -> Box<ApiError> {
+    ApiError::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        resource.kind, resource.version, resource.kind
+    ))
+}
+
+/// Checks apiVersion and kind, types, and unknown fields; unknown fields are taken out. Returns warnings.
+pub(crate) fn check(
+    object: &mut Value,
+    resource: &Resource,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+) -> ApiResult<Vec<String>> {
+    let Some(map) = object.as_object() else {
+        return Err(unreadable(
+            resource,
+            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ));
+    };
+    let text = |key: &str| {
+        map.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if !api_version.is_empty() && api_version != resource.api_version() {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            resource.api_version()
+        )));
+    }
+    if resource.custom() {
+        if kind.is_empty() {
+            return Err(ApiError::bad_request(
+                "Object 'Kind' is missing in the request body",
+            ));
+        }
+    } else if !kind.is_empty() && kind != resource.kind {
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+            resource.version,
+            resource.kind,
+            resource.api_version(),
+        )));
+    }
+    if let Some(why) = metadata_type(object) {
+        return Err(unreadable(resource, &why));
+    }
+    if !resource.custom() {
+        if let Some(why) = schema::mismatch(object, &resource.schema) {
+            return Err(unreadable(resource, &why));
+        }
+    }
+    let mut problems: Vec<String> = duplicates
+        .into_iter()
+        .map(|f| format!("duplicate field {f:?}"))
+        .collect();
+    let mut unknown = schema::prune(object, &resource.schema, resource.custom());
+    if resource.custom() {
+        // The definition's own schema says nothing of metadata; its fields are those of every object.
+        if let Some(meta) = object.get_mut("metadata") {
+            if let Some(s) = resource.schema.properties.get("metadata") {
+                unknown.extend(
+                    schema::prune(meta, s, false)
+                        .into_iter()
+                        .map(|f| format!("metadata.{f}")),
+                );
+            }
+        }
+    }
+    problems.extend(unknown.into_iter().map(|f| format!("unknown field {f:?}")));
+    let map = match object {
+        Value::Object(map) => map,
+        _ => return Err(unreadable(resource, "it is not an object")),
+    };
+    map.insert("apiVersion".into(), resource.api_version().into());
+    if kind.is_empty() {
+        map.insert("kind".into(), resource.kind.clone().into());
+    }
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(problems),
+        FieldValidation::Strict if problems.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => Err(unreadable(
+            resource,
+            &format!("strict decoding error: {}", problems.join(", ")),
+        )),
+    }
+}
+
+/// The first thing in the metadata that is not of its type.
+fn metadata_type(object: &Value) -> Option<String> {
+    let meta = object.get("metadata")?;
+    let go = |v: &Value| match v {
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+        Value::Null => "null",
+    };
+    let Some(map) = meta.as_object() else {
+        return (!meta.is_null()).then(|| {
+            format!(
+                "json: cannot unmarshal {} into Go struct field .metadata of type v1.ObjectMeta",
+                go(meta)
+            )
+        });
+    };
+    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
+        if let Some(v) = map.get(field).filter(|v| !v.is_string() && !v.is_null()) {
+            let kind = if v.is_number() {
+                "number".to_owned()
+            } else {
+                go(v).to_owned()
+            };
+            let of = if field == "uid" { "types.UID" } else { "string" };
+            return Some(format!(
+                "json: cannot unmarshal {kind} into Go struct field ObjectMeta.{field} of type {of}"
+            ));
+        }
+    }
+    for field in ["labels", "annotations"] {
+        let Some(v) = map.get(field).filter(|v| !v.is_null()) else {
+            continue;
+        };
+        let Some(entries) = v.as_object() else {
+            return Some(format!(
+                "json: cannot unmarshal {} into Go struct field ObjectMeta.{field} of type map[string]string",
+                go(v)
+            ));
+        };
+        if let Some(bad) = entries.values().find(|v| !v.is_string()) {
+            return Some(format!(
+                "json: cannot unmarshal {} into Go struct field ObjectMeta.{field} of type string",
+                go(bad)
+            ));
+        }
+    }
+    if let Some(v) = map.get("finalizers").filter(|v| !v.is_null()) {
+        let fine = v.as_array().is_some_and(|l| l.iter().all(Value::is_string));
+        if !fine {
+            return Some(format!(
+                "json: cannot unmarshal {} into Go struct field ObjectMeta.finalizers of type []string",
+                go(v)
+            ));
+        }
+    }
+    if let Some(v) = map.get("ownerReferences").filter(|v| !v.is_null()) {
+        let fine = v.as_array().is_some_and(|l| l.iter().all(Value::is_object));
+        if !fine {
+            return Some(format!(
+                "json: cannot unmarshal {} into Go struct field ObjectMeta.ownerReferences of type []v1.OwnerReference",
+                go(v)
+            ));
+        }
+    }
+    None
+}

@@ -1,0 +1,380 @@
+//! Lists: selection, paging, and which state they show.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::api::Api;
+use crate::builtin;
+use crate::catalog::Resource;
+use crate::http::query::Query;
+use crate::selector::{FieldSelector, LabelSelector};
+use crate::status::{ApiError, ApiResult, Cause};
+use crate::store::{Page, Stored};
+
+/// What a list or watch asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListOptions {
+    /// Labels.
+    pub(crate) labels: LabelSelector,
+    /// Fields.
+    pub(crate) fields: FieldSelector,
+    /// Objects per page; 0: all.
+    pub(crate) limit: usize,
+    /// Where the page begins.
+    pub(crate) token: String,
+    /// As given.
+    pub(crate) resource_version: String,
+    /// `Exact`, `NotOlderThan`, or empty.
+    pub(crate) version_match: String,
+    /// Whether it is a watch.
+    pub(crate) watch: bool,
+    /// Watch: send bookmarks.
+    pub(crate) bookmarks: bool,
+    /// Watch: begin with what there is.
+    pub(crate) initial: Option<bool>,
+    /// Watch: end after so many seconds.
+    pub(crate) timeout: Option<u64>,
+}
+
+fn bad_option(cause: Cause) -> Box<ApiError> {
+    ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+}
+
+impl ListOptions {
+    /// From the query.
+    pub(crate) fn parse(query: &Query, resource: &Resource) -> ApiResult<Self> {
+        let text = |k: &str| query.get(k).unwrap_or_default().to_owned();
+        let fields = resource.builtin().map(builtin::selectable).unwrap_or_default();
+        let mut out = ListOptions {
+            labels: LabelSelector::parse(&text("labelSelector")).map_err(ApiError::bad_request)?,
+            fields: FieldSelector::parse(&text("fieldSelector"), fields).map_err(ApiError::bad_request)?,
+            token: text("continue"),
+            resource_version: text("resourceVersion"),
+            version_match: text("resourceVersionMatch"),
+            watch: query.flag("watch"),
+            bookmarks: query.flag("allowWatchBookmarks"),
+            initial: query.get("sendInitialEvents").map(|v| v == "true" || v == "1"),
+            ..ListOptions::default()
+        };
+        if let Some(limit) = query.get("limit").filter(|v| !v.is_empty()) {
+            let n: i64 = limit.parse().map_err(|_| {
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {limit:?}: invalid syntax"))
+            })?;
+            out.limit = usize::try_from(n).unwrap_or(0);
+        }
+        if let Some(seconds) = query.get("timeoutSeconds").filter(|v| !v.is_empty()) {
+            out.timeout = Some(seconds.parse().map_err(|_| {
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax"))
+            })?);
+        }
+        out.check()?;
+        Ok(out)
+    }
+
+    fn check(&self) -> ApiResult<()> {
+        let m = self.version_match.as_str();
+        if self.initial.is_some() {
+            if !self.watch {
+                return Err(bad_option(Cause::forbidden(
+                    "sendInitialEvents",
+                    "sendInitialEvents is forbidden for list",
+                )));
+            }
+            if m != "NotOlderThan" {
+                return Err(bad_option(Cause::forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                )));
+            }
+            return Ok(());
+        }
+        if m.is_empty() {
+            return Ok(());
+        }
+        if self.watch {
+            return Err(bad_option(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )));
+        }
+        if self.resource_version.is_empty() {
+            return Err(bad_option(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            )));
+        }
+        if !self.token.is_empty() {
+            return Err(bad_option(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden when continue is provided",
+            )));
+        }
+        if m != "Exact" && m != "NotOlderThan" {
+            return Err(bad_option(Cause::not_supported(
+                "resourceVersionMatch",
+                &m.into(),
+                &["Exact", "NotOlderThan"].map(Value::from),
+            )));
+        }
+        if m == "Exact" && self.resource_version == "0" {
+            return Err(bad_option(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            )));
+        }
+        Ok(())
+    }
+
+    /// The version given, if it is one.
+    pub(crate) fn version(&self) -> ApiResult<Option<u64>> {
+        if self.resource_version.is_empty() {
+            return Ok(None);
+        }
+        self.resource_version.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {:?}: strconv.ParseUint: parsing {:?}: invalid syntax",
+                self.resource_version, self.resource_version
+            ))
+        })
+    }
+}
+
+/// Whether an object is asked for.
+pub(crate) fn select(object: &Stored, options: &ListOptions) -> bool {
+    options.labels.matches(&object.labels) && options.fields.matches(object)
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+fn token(rv: u64, last: &str) -> String {
+    let t = Token {
+        v: "meta.k8s.io/v1".into(),
+        rv: i64::try_from(rv).unwrap_or(i64::MAX),
+        start: format!("/{last}\0"),
+    };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&t).unwrap_or_default())
+}
+
+fn read_token(text: &str) -> ApiResult<Token> {
+    let bad = |why: String| {
+        ApiError::bad_request(format!(
+            "invalid continue token: continue key is not valid: {why}"
+        ))
+    };
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text.trim_end_matches('='))
+        .map_err(|_| bad("illegal base64 data".into()));
+    // What is no base64 at its end still decodes to something, as in Go.
+    let bytes = match bytes {
+        Ok(b) => b,
+        Err(e) => {
+            let cut = text.len() - text.len() % 4;
+            let lenient = base64::engine::GeneralPurpose::new(
+                &base64::alphabet::URL_SAFE,
+                base64::engine::GeneralPurposeConfig::new()
+                    .with_decode_allow_trailing_bits(true)
+                    .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+            );
+            match lenient.decode(text).or_else(|_| lenient.decode(&text[..cut])) {
+                Ok(b) if !b.is_empty() => b,
+                _ => return Err(e),
+            }
+        }
+    };
+    let t: Token = serde_json::from_slice(&bytes).map_err(|e| bad(crate::json::go_error(&bytes, &e)))?;
+    if t.v != "meta.k8s.io/v1" {
+        return Err(ApiError::bad_request(format!(
+            "invalid continue token: server does not recognize this encoded version {:?}",
+            t.v
+        )));
+    }
+    Ok(t)
+}
+
+/// A page.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Its objects.
+    pub(crate) items: Vec<Arc<Stored>>,
+    /// The version that it shows.
+    pub(crate) rv: u64,
+    /// Where the next one begins; empty: this was the last.
+    pub(crate) token: String,
+    /// How many there are after this page, where that is known.
+    pub(crate) remaining: Option<usize>,
+}
+
+/// Lists.
+pub(crate) fn list(
+    api: &Api,
+    resource: &Resource,
+    namespace: &str,
+    options: &ListOptions,
+) -> ApiResult<Listed> {
+    let now = api.store.rv();
+    let asked = options.version()?;
+    let expired = |next: String| {
+        let mut e = ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.".into(),
+        );
+        e.details = None;
+        (e, next)
+    };
+    let mut from: Option<String> = None;
+    let page: Page = if options.token.is_empty() {
+        match asked {
+            Some(rv) if rv > now => return Err(ApiError::future_version(rv, now)),
+            Some(rv) if options.version_match == "Exact" => {
+                api.store.list_at(&resource.storage, namespace, rv).map_err(|_| {
+                    ApiError::expired(format!(
+                        "The resourceVersion for the provided list is too old: {rv}"
+                    ))
+                })?
+            }
+            _ => api.store.list(&resource.storage, namespace),
+        }
+    } else {
+        if asked.is_some_and(|rv| rv > 0) {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let t = read_token(&options.token)?;
+        from = Some(t.start.trim_start_matches('/').to_owned());
+        match u64::try_from(t.rv) {
+            // A token without a version goes on with what there is now.
+            Err(_) => api.store.list(&resource.storage, namespace),
+            Ok(rv) => api.store.list_at(&resource.storage, namespace, rv).map_err(|_| {
+                let (mut e, next) = expired(
+                    URL_SAFE_NO_PAD.encode(
+                        serde_json::to_vec(&Token {
+                            v: t.v.clone(),
+                            rv: -1,
+                            start: t.start.clone(),
+                        })
+                        .unwrap_or_default(),
+                    ),
+                );
+                let mut details = Map::new();
+                details.insert("continue".into(), next.into());
+                e.details = Some(details);
+                e
+            })?,
+        }
+    };
+    let prefix = if namespace.is_empty() {
+        String::new()
+    } else {
+        format!("{namespace}/")
+    };
+    let relative = |o: &Stored| {
+        o.key()
+            .strip_prefix(&prefix)
+            .map(str::to_owned)
+            .unwrap_or_else(|| o.key())
+    };
+    let mut items = Vec::new();
+    let mut more = false;
+    let mut remaining = 0;
+    let everything = options.labels.is_empty() && options.fields.is_empty();
+    for object in page.items {
+        if let Some(from) = &from {
+            if relative(&object) < *from {
+                continue;
+            }
+        }
+        if options.limit > 0 && items.len() == options.limit {
+            if everything {
+                more = true;
+                remaining += 1;
+                continue;
+            }
+            if select(&object, options) {
+                more = true;
+                break;
+            }
+            continue;
+        }
+        if select(&object, options) {
+            items.push(object);
+        }
+    }
+    let token = match items.last() {
+        Some(last) if more => token(page.rv, &relative(last)),
+        _ => String::new(),
+    };
+    Ok(Listed {
+        items,
+        rv: page.rv,
+        token,
+        remaining: (more && everything).then_some(remaining),
+    })
+}
+
+/// A list object of these items.
+pub(crate) fn wrap(
+    resource: &Resource,
+    mut items: Vec<Value>,
+    rv: u64,
+    token: &str,
+    remaining: Option<usize>,
+) -> Value {
+    let mut metadata = Map::new();
+    if resource.custom() || !token.is_empty() {
+        metadata.insert("continue".into(), token.into());
+    }
+    if let Some(n) = remaining {
+        metadata.insert("remainingItemCount".into(), n.into());
+    }
+    metadata.insert("resourceVersion".into(), rv.to_string().into());
+    if !resource.custom() {
+        for item in &mut items {
+            if let Some(map) = item.as_object_mut() {
+                map.shift_remove("kind");
+                map.shift_remove("apiVersion");
+            }
+        }
+    }
+    let mut out = Map::new();
+    out.insert("apiVersion".into(), resource.api_version().into());
+    out.insert("items".into(), Value::Array(items));
+    out.insert("kind".into(), resource.list_kind.clone().into());
+    out.insert("metadata".into(), Value::Object(metadata));
+    Value::Object(out)
+}
+
+/// The same as JSON, without parsing what can be sent as it is stored.
+pub(crate) fn to_json(resource: &Resource, listed: &Listed) -> Vec<u8> {
+    if !resource.verbatim() || !resource.custom() {
+        let items = listed.items.iter().map(|o| resource.decode(o)).collect();
+        let value = wrap(resource, items, listed.rv, &listed.token, listed.remaining);
+        return serde_json::to_vec(&value).unwrap_or_default();
+    }
+    let shell = wrap(resource, Vec::new(), listed.rv, &listed.token, listed.remaining);
+    let size: usize = listed.items.iter().map(|o| o.json.len() + 1).sum();
+    let mut out = Vec::with_capacity(size + 256);
+    out.extend_from_slice(b"{\"apiVersion\":");
+    out.extend_from_slice(shell["apiVersion"].to_string().as_bytes());
+    out.extend_from_slice(b",\"items\":[");
+    for (i, object) in listed.items.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&object.json);
+    }
+    out.extend_from_slice(b"],\"kind\":");
+    out.extend_from_slice(shell["kind"].to_string().as_bytes());
+    out.extend_from_slice(b",\"metadata\":");
+    out.extend_from_slice(shell["metadata"].to_string().as_bytes());
+    out.push(b'}');
+    out
+}

@@ -1,0 +1,193 @@
+//! Rules for `metadata`.
+
+use serde_json::{Map, Value};
+
+use super::names;
+use crate::catalog::Resource;
+use crate::catalog::builtin::Kind;
+use crate::status::Cause;
+
+const MAX_ANNOTATIONS: usize = 256 << 10;
+
+/// The metadata of an object, which becomes one if it is none.
+pub(crate) fn of(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let map = match object {
+        Value::Object(map) => map,
+        _ => unreachable!("made an object above"),
+    };
+    let meta = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if !meta.is_object() {
+        *meta = Value::Object(Map::new());
+    }
+    match meta {
+        Value::Object(meta) => meta,
+        _ => unreachable!("made an object above"),
+    }
+}
+
+/// A text of the metadata.
+pub(crate) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Finalizers.
+pub(crate) fn finalizers(object: &Value) -> Vec<String> {
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .map(|l| l.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+        .unwrap_or_default()
+}
+
+/// Whether the object is being deleted.
+pub(crate) fn deleting(object: &Value) -> bool {
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(|v| !v.is_null())
+}
+
+/// Takes out empty maps and lists, as a typed server would not write them.
+pub(crate) fn tidy(object: &mut Value) {
+    let meta = of(object);
+    meta.retain(|_, v| match v {
+        Value::Null => false,
+        Value::Object(m) => !m.is_empty(),
+        Value::Array(l) => !l.is_empty(),
+        Value::String(s) => !s.is_empty(),
+        _ => true,
+    });
+}
+
+fn name_rule(resource: &Resource, name: &str) -> Result<(), String> {
+    match resource.builtin() {
+        Some(Kind::Namespace) => names::label(name),
+        Some(Kind::Service) => names::label_1035(name),
+        Some(Kind::Role | Kind::RoleBinding | Kind::ClusterRole | Kind::ClusterRoleBinding) => {
+            names::path_segment(name)
+        }
+        _ => names::subdomain(name),
+    }
+}
+
+/// Checks the metadata of a new object.
+pub(crate) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let name = text(object, "name");
+    if name.is_empty() {
+        causes.push(Cause::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
+    } else if let Err(e) = name_rule(resource, name) {
+        causes.push(Cause::invalid("metadata.name", &name.into(), e));
+    }
+    causes.extend(common(object));
+    causes
+}
+
+/// Checks what new and changed objects have in common.
+fn common(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let map = |field: &str| {
+        object
+            .pointer(&format!("/metadata/{field}"))
+            .and_then(Value::as_object)
+    };
+    for (key, value) in map("labels").into_iter().flatten() {
+        if let Err(e) = names::label_key(key) {
+            causes.push(Cause::invalid("metadata.labels", &key.clone().into(), e));
+        }
+        if let Some(Err(e)) = value.as_str().map(names::label_value) {
+            causes.push(Cause::invalid("metadata.labels", value, e));
+        }
+    }
+    let mut size = 0;
+    for (key, value) in map("annotations").into_iter().flatten() {
+        if let Err(e) = names::label_key(&key.to_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &key.clone().into(), e));
+        }
+        size += key.len() + value.as_str().map(str::len).unwrap_or(0);
+    }
+    if size > MAX_ANNOTATIONS {
+        causes.push(Cause::too_long(
+            "metadata.annotations",
+            MAX_ANNOTATIONS as u64,
+            "bytes",
+        ));
+    }
+    for finalizer in finalizers(object) {
+        if let Err(e) = names::label_key(&finalizer) {
+            causes.push(Cause::invalid("metadata.finalizers", &finalizer.into(), e));
+        }
+    }
+    let owners = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    let mut controllers = 0;
+    for (i, owner) in owners.into_iter().flatten().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(field).and_then(Value::as_str).is_none_or(str::is_empty) {
+                causes.push(Cause::invalid(
+                    format!("metadata.ownerReferences[{i}].{field}"),
+                    &"".into(),
+                    "must not be empty",
+                ));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
+    }
+    if controllers > 1 {
+        causes.push(Cause::invalid(
+            "metadata.ownerReferences",
+            &Value::Null,
+            "Only one reference can have Controller set to true",
+        ));
+    }
+    causes
+}
+
+/// Checks the metadata of a changed object.
+pub(crate) fn validate_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for field in ["name", "namespace", "uid"] {
+        let (a, b) = (text(old, field), text(new, field));
+        if a != b {
+            causes.push(Cause::invalid(
+                format!("metadata.{field}"),
+                &b.into(),
+                "field is immutable",
+            ));
+        }
+    }
+    if deleting(old) {
+        let before = finalizers(old);
+        let added: Vec<String> = finalizers(new)
+            .into_iter()
+            .filter(|f| !before.contains(f))
+            .collect();
+        if !added.is_empty() {
+            let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+            let cause = Cause::forbidden(
+                "metadata.finalizers",
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    list.join(", ")
+                ),
+            );
+            // The real server checks metadata of custom resources twice, and lists both findings.
+            if resource.custom() {
+                causes.push(cause.clone());
+            }
+            causes.push(cause);
+        }
+    }
+    causes.extend(common(new));
+    causes
+}

@@ -1,0 +1,284 @@
+//! Watches: a stream of events, read from the store's window at the client's own pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::list::{ListOptions, select};
+use crate::api::Api;
+use crate::auth::User;
+use crate::auth::rbac::Attributes;
+use crate::catalog::Resource;
+use crate::http::negotiate::View;
+use crate::status::{ApiError, ApiResult};
+use crate::store::{Change, Event, Stored};
+use crate::table;
+
+/// Events sent in one go.
+const CHUNK: usize = 128;
+/// How often a quiet watch hears of the latest version.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// How long a watch lasts that names no time, at least; as much again is spread at random by clients.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Who watches; looked at again when rights change.
+#[derive(Debug, Clone)]
+pub(crate) struct Watcher {
+    /// The user.
+    pub(crate) user: User,
+    /// The token, to check again.
+    pub(crate) token: Option<String>,
+    /// What was asked.
+    pub(crate) attributes: Attributes,
+}
+
+struct Session {
+    api: Arc<Api>,
+    resource: Arc<Resource>,
+    namespace: String,
+    options: ListOptions,
+    view: View,
+    watcher: Watcher,
+    cursor: u64,
+    changed: watch::Receiver<u64>,
+    rights: watch::Receiver<u64>,
+    shutdown: watch::Receiver<bool>,
+    deadline: Instant,
+    bookmark: Instant,
+    pending: Vec<Arc<Stored>>,
+    /// Send the bookmark that ends the initial events.
+    announce: bool,
+    columns_sent: bool,
+    over: bool,
+}
+
+/// Starts a watch. The stream yields lines of JSON.
+pub(crate) fn watch(
+    api: &Arc<Api>,
+    resource: &Arc<Resource>,
+    namespace: &str,
+    options: ListOptions,
+    view: View,
+    watcher: Watcher,
+) -> ApiResult<impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static> {
+    let changed = api.store.subscribe(&resource.storage);
+    let asked = options.version()?;
+    let now = api.store.rv();
+    if let Some(rv) = asked.filter(|rv| *rv > now) {
+        return Err(ApiError::future_version(rv, now));
+    }
+    let initial = match options.initial {
+        Some(flag) => flag,
+        None => asked.unwrap_or(0) == 0,
+    };
+    let (pending, cursor) = if initial {
+        let page = api.store.list(&resource.storage, namespace);
+        let items: Vec<_> = page.items.into_iter().filter(|o| select(o, &options)).collect();
+        (items, page.rv)
+    } else {
+        (Vec::new(), asked.filter(|rv| *rv > 0).unwrap_or(now))
+    };
+    let legacy = options.initial.is_none() && options.resource_version.is_empty();
+    let announce = initial && options.bookmarks && (options.initial == Some(true) || legacy);
+    let timeout = options
+        .timeout
+        .filter(|s| *s > 0)
+        .map(Duration::from_secs)
+        .unwrap_or(DEFAULT_TIMEOUT);
+    let mut pending = pending;
+    pending.reverse();
+    let session = Session {
+        changed,
+        rights: api.rights.subscribe(),
+        shutdown: api.shutdown.subscribe(),
+        api: api.clone(),
+        resource: resource.clone(),
+        namespace: namespace.to_owned(),
+        options,
+        view,
+        watcher,
+        cursor,
+        deadline: Instant::now() + timeout,
+        bookmark: Instant::now() + BOOKMARKS,
+        pending,
+        announce,
+        columns_sent: false,
+        over: false,
+    };
+    Ok(stream::unfold(session, |mut s| async move {
+        let chunk = s.next().await?;
+        Some((Ok(Bytes::from(chunk)), s))
+    }))
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if self.over {
+                return None;
+            }
+            let mut out = Vec::new();
+            while let Some(object) = self.pending.pop() {
+                self.emit("ADDED", &object, None, &mut out);
+                if out.len() > 64 << 10 {
+                    return Some(out);
+                }
+            }
+            if self.announce {
+                self.announce = false;
+                self.emit_bookmark(true, &mut out);
+            }
+            match self
+                .api
+                .store
+                .events_after(&self.resource.storage, self.cursor, CHUNK)
+            {
+                Err(too_old) => {
+                    self.over = true;
+                    let message = format!("too old resource version: {} ({})", self.cursor, too_old.floor);
+                    let status = ApiError::expired(message).to_value();
+                    line("ERROR", &status.to_string(), &mut out);
+                    return Some(out);
+                }
+                Ok((events, upto)) => {
+                    for event in &events {
+                        self.transition(event, &mut out);
+                    }
+                    self.cursor = upto;
+                }
+            }
+            if !out.is_empty() {
+                return Some(out);
+            }
+            if let Some(out) = self.wait().await {
+                return Some(out);
+            }
+        }
+    }
+
+    /// Waits for something to do; returns a bookmark if that is what there is to send.
+    async fn wait(&mut self) -> Option<Vec<u8>> {
+        tokio::select! {
+            changed = self.changed.changed() => {
+                if changed.is_err() {
+                    self.over = true;
+                }
+            }
+            changed = self.rights.changed() => {
+                // Whoever has lost the right to watch hears no more.
+                if changed.is_err() || !self.still_allowed() {
+                    self.over = true;
+                }
+            }
+            _ = self.shutdown.changed() => self.over = true,
+            () = tokio::time::sleep_until(self.deadline) => self.over = true,
+            () = tokio::time::sleep_until(self.bookmark), if self.options.bookmarks => {
+                self.bookmark = Instant::now() + BOOKMARKS;
+                let mut out = Vec::new();
+                self.emit_bookmark(false, &mut out);
+                return Some(out);
+            }
+        }
+        None
+    }
+
+    fn still_allowed(&self) -> bool {
+        let user = match &self.watcher.token {
+            Some(token) => match self.api.authenticate(token) {
+                Some(user) => user,
+                None => return false,
+            },
+            None => self.watcher.user.clone(),
+        };
+        // A definition that is gone takes its watches with it.
+        let r = &self.resource;
+        self.api
+            .catalogs
+            .current()
+            .find(&r.group, &r.version, &r.plural)
+            .is_some()
+            && self.api.rbac.allows(&user, &self.watcher.attributes)
+    }
+
+    fn transition(&mut self, event: &Event, out: &mut Vec<u8>) {
+        if !self.namespace.is_empty() && event.object.namespace != self.namespace {
+            return;
+        }
+        let before = event.prev.as_ref().is_some_and(|p| select(p, &self.options));
+        let after = event.change != Change::Deleted && select(&event.object, &self.options);
+        match (before, after) {
+            (false, true) => self.emit("ADDED", &event.object, None, out),
+            (true, true) => self.emit("MODIFIED", &event.object, None, out),
+            (true, false) => {
+                // The last state that matched, at the version of the change.
+                let last = event.prev.as_ref().unwrap_or(&event.object);
+                self.emit("DELETED", &last.clone(), Some(event.rv), out);
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn emit(&mut self, kind: &str, object: &Arc<Stored>, rv: Option<u64>, out: &mut Vec<u8>) {
+        if self.view == View::Plain && rv.is_none() && self.resource.verbatim() {
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            out.extend_from_slice(&object.json);
+            out.extend_from_slice(b"}\n");
+            return;
+        }
+        let mut value = self.resource.decode(object);
+        if let Some(rv) = rv {
+            super::meta::of(&mut value).insert("resourceVersion".into(), rv.to_string().into());
+        }
+        let shown = match &self.view {
+            View::Plain => value,
+            View::Partial => table::partial(&value),
+            View::Table(include) => {
+                let rv = super::meta::text(&value, "resourceVersion").to_owned();
+                let mut t = table::table(&self.resource, &[value], *include, &rv, "", None);
+                if self.columns_sent {
+                    t["columnDefinitions"] = Value::Null;
+                }
+                self.columns_sent = true;
+                t
+            }
+        };
+        line(kind, &shown.to_string(), out);
+    }
+
+    fn emit_bookmark(&mut self, initial: bool, out: &mut Vec<u8>) {
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string()});
+        if initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match &self.view {
+            View::Plain => {
+                let mut o = json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata});
+                if !self.resource.custom() {
+                    o["metadata"]["creationTimestamp"] = Value::Null;
+                }
+                o
+            }
+            View::Partial => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            View::Table(_) => {
+                let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
+                    "metadata": {"resourceVersion": self.cursor.to_string()}, "columnDefinitions": null,
+                    "rows": [{"cells": [], "object": partial}]})
+            }
+        };
+        line("BOOKMARK", &object.to_string(), out);
+    }
+}
+
+fn line(kind: &str, object: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").as_bytes());
+}

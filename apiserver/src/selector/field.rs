@@ -1,0 +1,120 @@
+//! `fieldSelector=metadata.name=x,spec.nodeName!=y`.
+
+use serde_json::Value;
+
+use crate::store::Stored;
+
+/// A parsed field selector; the empty one takes all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FieldSelector {
+    terms: Vec<Term>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Term {
+    field: String,
+    value: String,
+    equal: bool,
+}
+
+impl FieldSelector {
+    /// Parses a selector over `fields`, the ones that the kind supports besides name and namespace.
+    pub(crate) fn parse(text: &str, fields: &[&str]) -> Result<Self, String> {
+        let mut terms = Vec::new();
+        for part in split(text) {
+            if part.is_empty() {
+                continue;
+            }
+            let (field, value, equal) = if let Some((f, v)) = part.split_once("!=") {
+                (f, v, false)
+            } else if let Some((f, v)) = part.split_once("==") {
+                (f, v, true)
+            } else if let Some((f, v)) = part.split_once('=') {
+                (f, v, true)
+            } else {
+                return Err(format!("invalid selector: '{part}'; can't understand '{part}'"));
+            };
+            let field = field.trim();
+            let known = ["metadata.name", "metadata.namespace"].contains(&field) || fields.contains(&field);
+            if !known {
+                return Err(format!("field label not supported: {field}"));
+            }
+            let value = value
+                .replace("\\,", ",")
+                .replace("\\=", "=")
+                .replace("\\\\", "\\");
+            terms.push(Term {
+                field: field.to_owned(),
+                value,
+                equal,
+            });
+        }
+        Ok(FieldSelector { terms })
+    }
+
+    /// Whether everything matches.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The one name that can match, if the selector says so.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.terms
+            .iter()
+            .find(|t| t.equal && t.field == "metadata.name")
+            .map(|t| t.value.as_str())
+    }
+
+    /// Whether the object matches; `kind_fields` reads the kind's own fields out of its JSON.
+    pub(crate) fn matches(&self, object: &Stored) -> bool {
+        let mut parsed: Option<Value> = None;
+        self.terms.iter().all(|t| {
+            let equal = match t.field.as_str() {
+                "metadata.name" => object.name == t.value,
+                "metadata.namespace" => object.namespace == t.value,
+                path => {
+                    let value = parsed.get_or_insert_with(|| object.value());
+                    read(value, path) == t.value
+                }
+            };
+            equal == t.equal
+        })
+    }
+}
+
+fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut escaped = false;
+    for c in text.chars() {
+        if c == ',' && !escaped {
+            parts.push(String::new());
+            continue;
+        }
+        escaped = c == '\\' && !escaped;
+        if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts
+}
+
+fn read(value: &Value, path: &str) -> String {
+    let mut at = value;
+    for part in path.split('.') {
+        match at.get(part) {
+            Some(sub) => at = sub,
+            None => {
+                // What a field is when it is left out.
+                return match path {
+                    "spec.unschedulable" | "spec.hostNetwork" => "false".into(),
+                    _ => String::new(),
+                };
+            }
+        }
+    }
+    match at {
+        Value::String(s) => s.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,382 @@
+//! The store: every object in memory, every write on disk before it is seen or acknowledged.
+//!
+//! One thread writes. It takes what waits as one batch, checks each write against the state so far,
+//! commits the batch with one sync, and only then changes what readers see and what watchers get.
+//! Each resource keeps a window of its last events: watches read from it at their own pace, so a slow
+//! reader costs nothing and, once the window has passed it, is told 410. The same window, read
+//! backwards, gives lists at an older resource version.
+
+mod disk;
+mod object;
+mod writer;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock, RwLockReadGuard, mpsc};
+
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use object::{Stored, object_key};
+
+/// What happened to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It came to be.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// One entry of a resource's window.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// Resource version of the change.
+    pub(crate) rv: u64,
+    /// What happened.
+    pub(crate) change: Change,
+    /// The object after the change; of a deletion its last state, at the deletion's version.
+    pub(crate) object: Arc<Stored>,
+    /// The object before the change.
+    pub(crate) prev: Option<Arc<Stored>>,
+}
+
+/// Where an object stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// `plural.group`.
+    pub(crate) resource: Arc<str>,
+    /// Namespace, or empty.
+    pub(crate) namespace: String,
+    /// Name.
+    pub(crate) name: String,
+}
+
+/// What a write does.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// The object as it shall be.
+    Put(Value),
+    /// Remove it.
+    Delete,
+}
+
+/// A write, and what it expects to find.
+#[derive(Debug)]
+pub(crate) struct Write {
+    /// Where.
+    pub(crate) key: Key,
+    /// Resource version of the object that it replaces; `None`: nothing stands there.
+    pub(crate) expect: Option<u64>,
+    /// What to do.
+    pub(crate) op: Op,
+}
+
+/// Why a write was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Something stands where nothing should.
+    #[error("the object exists already")]
+    Exists,
+    /// The object is not there.
+    #[error("the object does not exist")]
+    Missing,
+    /// The object is at another version.
+    #[error("the object is at resource version {0}")]
+    Version(u64),
+    /// The disk refused.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// How much history a resource keeps for watches and old lists.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Events per resource.
+    pub events: usize,
+    /// Bytes of JSON that the events of a resource may hold.
+    pub bytes: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window {
+            events: 16_384,
+            bytes: 32 << 20,
+        }
+    }
+}
+
+struct Resource {
+    objects: BTreeMap<String, Arc<Stored>>,
+    log: VecDeque<Arc<Event>>,
+    log_bytes: usize,
+    /// Events up to this version are no longer in the log.
+    floor: u64,
+    last_rv: u64,
+    changed: watch::Sender<u64>,
+}
+
+struct State {
+    rv: u64,
+    resources: HashMap<Arc<str>, Resource>,
+    written: watch::Sender<u64>,
+}
+
+impl State {
+    fn resource(&mut self, name: &Arc<str>) -> &mut Resource {
+        let rv = self.rv;
+        self.resources.entry(name.clone()).or_insert_with(|| Resource {
+            objects: BTreeMap::new(),
+            log: VecDeque::new(),
+            log_bytes: 0,
+            floor: rv,
+            last_rv: 0,
+            changed: watch::channel(0).0,
+        })
+    }
+}
+
+/// One page of a list.
+pub(crate) struct Page {
+    /// The objects.
+    pub(crate) items: Vec<Arc<Stored>>,
+    /// The version that the list shows.
+    pub(crate) rv: u64,
+}
+
+/// A resource version that the window no longer covers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TooOld {
+    /// Oldest version that is still covered.
+    pub(crate) floor: u64,
+}
+
+/// Where the objects are kept.
+#[derive(Debug, Clone)]
+pub(crate) enum Location {
+    /// Nowhere: they end with the process.
+    Memory,
+    /// In this file.
+    File(PathBuf),
+}
+
+type Answer = oneshot::Sender<Result<Arc<Stored>, WriteError>>;
+
+enum Job {
+    Write(Write, Answer),
+    /// Close the file, and say so.
+    Close(oneshot::Sender<()>),
+}
+
+/// The store. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Store {
+    state: Arc<RwLock<State>>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("rv", &self.rv())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store and starts its writer.
+    pub(crate) fn open(location: &Location, window: Window) -> Result<Self, String> {
+        let mut state = State {
+            rv: 1,
+            resources: HashMap::new(),
+            written: watch::channel(0).0,
+        };
+        let disk = match location {
+            Location::Memory => None,
+            Location::File(path) => {
+                let (disk, loaded) = disk::Disk::open(path)?;
+                state.rv = loaded.rv.max(1);
+                for (key, json) in loaded.objects {
+                    let (resource, _) = key
+                        .split_once('/')
+                        .ok_or_else(|| format!("the store holds a key of an unknown form: {key}"))?;
+                    let stored = Stored::from_json(json)
+                        .map_err(|e| format!("the store holds an unreadable object at {key}: {e}"))?;
+                    let name: Arc<str> = Arc::from(resource);
+                    let slot = state.resource(&name);
+                    slot.last_rv = slot.last_rv.max(stored.rv);
+                    slot.objects.insert(stored.key(), Arc::new(stored));
+                }
+                Some(disk)
+            }
+        };
+        let state = Arc::new(RwLock::new(state));
+        let (jobs, inbox) = mpsc::channel();
+        let writer = writer::Writer::new(state.clone(), disk, window);
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(inbox))
+            .map_err(|e| format!("the store's writer thread cannot start: {e}"))?;
+        Ok(Store { state, jobs })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The latest resource version.
+    pub(crate) fn rv(&self) -> u64 {
+        self.read().rv
+    }
+
+    /// The version of the latest change of one resource.
+    pub(crate) fn last_change(&self, resource: &str) -> u64 {
+        self.read()
+            .resources
+            .get(resource)
+            .map(|r| r.last_rv)
+            .unwrap_or(0)
+    }
+
+    /// One object.
+    pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Stored>> {
+        self.read()
+            .resources
+            .get(resource)?
+            .objects
+            .get(&object_key(namespace, name))
+            .cloned()
+    }
+
+    /// All objects of a resource, of one namespace or of all, as of now.
+    pub(crate) fn list(&self, resource: &str, namespace: &str) -> Page {
+        let state = self.read();
+        let items = state
+            .resources
+            .get(resource)
+            .map(|r| slice(&r.objects, namespace))
+            .unwrap_or_default();
+        Page { items, rv: state.rv }
+    }
+
+    /// All objects of a resource as they stood at `rv`.
+    pub(crate) fn list_at(&self, resource: &str, namespace: &str, rv: u64) -> Result<Page, TooOld> {
+        let state = self.read();
+        let Some(r) = state.resources.get(resource) else {
+            return Ok(Page {
+                items: Vec::new(),
+                rv,
+            });
+        };
+        if rv < r.floor {
+            return Err(TooOld { floor: r.floor });
+        }
+        if r.last_rv <= rv {
+            return Ok(Page {
+                items: slice(&r.objects, namespace),
+                rv,
+            });
+        }
+        let mut objects = r.objects.clone();
+        for event in r.log.iter().rev().take_while(|e| e.rv > rv) {
+            let key = event.object.key();
+            match &event.prev {
+                Some(prev) => objects.insert(key, prev.clone()),
+                None => objects.remove(&key),
+            };
+        }
+        Ok(Page {
+            items: slice(&objects, namespace),
+            rv,
+        })
+    }
+
+    /// Makes sure that a resource has a window, which begins now if it is new.
+    pub(crate) fn declare(&self, resource: &Arc<str>) {
+        if self.read().resources.contains_key(resource) {
+            return;
+        }
+        self.state
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .resource(resource);
+    }
+
+    /// Tells of changes of a resource.
+    pub(crate) fn subscribe(&self, resource: &Arc<str>) -> watch::Receiver<u64> {
+        self.declare(resource);
+        let state = self.read();
+        match state.resources.get(resource) {
+            Some(r) => r.changed.subscribe(),
+            None => watch::channel(0).1,
+        }
+    }
+
+    /// Tells of every write.
+    pub(crate) fn writes(&self) -> watch::Receiver<u64> {
+        self.read().written.subscribe()
+    }
+
+    /// Events of a resource after `rv`, at most `max`, and the version up to which they are complete.
+    pub(crate) fn events_after(
+        &self,
+        resource: &str,
+        rv: u64,
+        max: usize,
+    ) -> Result<(Vec<Arc<Event>>, u64), TooOld> {
+        let state = self.read();
+        let Some(r) = state.resources.get(resource) else {
+            return Ok((Vec::new(), state.rv));
+        };
+        if rv < r.floor {
+            return Err(TooOld { floor: r.floor });
+        }
+        let from = r.log.partition_point(|e| e.rv <= rv);
+        let events: Vec<_> = r.log.range(from..).take(max).cloned().collect();
+        let upto = match events.last() {
+            Some(last) if events.len() == max => last.rv,
+            _ => state.rv,
+        };
+        Ok((events, upto))
+    }
+
+    /// Names of the resources that hold objects.
+    pub(crate) fn resources(&self) -> Vec<Arc<str>> {
+        let state = self.read();
+        state
+            .resources
+            .iter()
+            .filter(|(_, r)| !r.objects.is_empty())
+            .map(|(k, _)| k.clone())
+            .collect()
+    }
+
+    /// Carries out a write; when this returns `Ok`, it is on disk.
+    pub(crate) async fn write(&self, write: Write) -> Result<Arc<Stored>, WriteError> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || WriteError::Storage("the store has been shut down".into());
+        self.jobs.send(Job::Write(write, answer)).map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?
+    }
+
+    /// Finishes the writes under way and closes the file; later writes fail.
+    pub(crate) async fn close(&self) {
+        let (answer, wait) = oneshot::channel();
+        // Either of these fails if the writer has ended already.
+        if self.jobs.send(Job::Close(answer)).is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+fn slice(objects: &BTreeMap<String, Arc<Stored>>, namespace: &str) -> Vec<Arc<Stored>> {
+    if namespace.is_empty() {
+        return objects.values().cloned().collect();
+    }
+    let from = format!("{namespace}/");
+    let to = format!("{namespace}0"); // '0' follows '/'
+    objects.range(from..to).map(|(_, v)| v.clone()).collect()
+}
