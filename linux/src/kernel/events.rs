@@ -65,6 +65,11 @@ pub struct Changes {
 
 impl Changes {
     pub(super) fn open(namespace: &Netns, own_ports: [u32; 2]) -> Result<Self> {
+        // Without a runtime the registration below would panic.
+        tokio::runtime::Handle::try_current().map_err(|e| Error::Invalid {
+            doing: "watch the kernel for changes".into(),
+            why: e.to_string(),
+        })?;
         let groups = RTMGRP_LINK
             | RTMGRP_NEIGHBOUR
             | RTMGRP_IPV4_ADDRESS

@@ -7,6 +7,8 @@
 mod attribute;
 mod message;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use attribute::{Attributes, be16, be32, ne16, ne32, text};
 pub(crate) use message::Message;

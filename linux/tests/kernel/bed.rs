@@ -95,18 +95,23 @@ impl Bed {
         }
     }
 
-    /// Makes the node's kernel be as wanted; the plan must go through, and a second one be empty.
+    /// Makes the node's kernel be as wanted.
     pub(crate) fn reconcile(&self, wanted: &KernelState) -> Plan {
-        let made = plan(wanted, &self.kernel.read_now().unwrap());
-        let report = self.kernel.apply_now(&made).unwrap();
-        assert_done(&report);
-        let again = plan(wanted, &self.kernel.read_now().unwrap());
-        assert!(
-            again.is_empty(),
-            "after carrying out\n{made}\nthere is still to do\n{again}"
-        );
-        made
+        reconcile(&self.kernel, wanted)
     }
+}
+
+/// Makes a kernel be as wanted: the plan must go through, and a second one be empty.
+pub(crate) fn reconcile(kernel: &Kernel, wanted: &KernelState) -> Plan {
+    let made = plan(wanted, &kernel.read_now().unwrap());
+    let report = kernel.apply_now(&made).unwrap();
+    assert_done(&report);
+    let again = plan(wanted, &kernel.read_now().unwrap());
+    assert!(
+        again.is_empty(),
+        "after carrying out\n{made}\nthere is still to do\n{again}"
+    );
+    made
 }
 
 pub(crate) fn assert_done(report: &Report) {

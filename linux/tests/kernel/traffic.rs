@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use strait_core::kernel::{
-    Action, AddressFamily, Chain, ChainKind, CtState, Element, ForeignAccept, Hook, KernelState, Key, Match,
-    Protocol, RejectWith, SetKind, VipTarget,
+    Action, Address, AddressFamily, Chain, ChainKind, CtState, Element, FdbEntry, ForeignAccept, Hook,
+    KernelState, Key, MAIN_TABLE, MacAddress, Match, Neighbour, NextHop, OVERLAY_DEVICE, OverlayLink,
+    Protocol, ROUTE_METRIC, RejectWith, Route, RouteKind, SetKind, VipTarget,
 };
+use strait_linux::Kernel;
 use strait_linux::conntrack::Conntrack;
 use strait_linux::testing::{Firewall, as_root};
 
@@ -447,4 +449,83 @@ fn a_guard_answers_where_the_default_route_would_leak() {
                 .for_each(|server| _ = ask(&bed.client, server, 80).unwrap());
         },
     );
+}
+
+/// Two nodes on one network, each with an overlay device towards the other.
+fn overlay_between(outer: [&str; 2]) {
+    let bed = Bed::new();
+    let far_state = tempfile::tempdir().unwrap();
+    let far = Kernel::open_in(&bed.server, far_state.path()).unwrap();
+    let macs = [
+        MacAddress([0x0a, 0x53, 10, 254, 1, 1]),
+        MacAddress([0x0a, 0x53, 10, 254, 1, 2]),
+    ];
+    let inner = [["10.254.1.1", "fd53::1"], ["10.254.1.2", "fd53::2"]];
+    let outer: [IpAddr; 2] = outer.map(|a| a.parse().unwrap());
+    let device = OVERLAY_DEVICE.to_owned();
+    let state = |own: usize| {
+        let other = 1 - own;
+        let mut state = KernelState {
+            overlay: Some(OverlayLink {
+                local: outer[own],
+                mac: macs[own],
+                mtu: if outer[own].is_ipv4() { 1450 } else { 1430 },
+                ..crate::bed::overlay()
+            }),
+            fdb: BTreeSet::from([FdbEntry {
+                device: device.clone(),
+                mac: macs[other],
+                node: outer[other],
+            }]),
+            ..KernelState::default()
+        };
+        for (own, other_address) in inner[own].iter().zip(inner[other]) {
+            let own: IpAddr = own.parse().unwrap();
+            let hop: IpAddr = other_address.parse().unwrap();
+            state.addresses.insert(Address {
+                device: device.clone(),
+                address: own.into(),
+            });
+            state.neighbours.insert(Neighbour {
+                device: device.clone(),
+                address: hop,
+                mac: macs[other],
+            });
+            state.routes.insert(Route {
+                table: MAIN_TABLE,
+                destination: hop.into(),
+                metric: ROUTE_METRIC,
+                kind: RouteKind::Unicast {
+                    next_hops: vec![NextHop {
+                        device: device.clone(),
+                        via: Some(hop),
+                    }],
+                    source: Some(own),
+                    mtu: None,
+                },
+            });
+        }
+        state
+    };
+    bed.reconcile(&state(0));
+    crate::bed::reconcile(&far, &state(1));
+    for (near_address, far_address) in inner[0].iter().zip(inner[1]) {
+        listen(&bed.server, far_address, 80);
+        let answer = ask(&bed.node, far_address, 80).unwrap();
+        assert_eq!(answer.client, near_address.parse::<IpAddr>().unwrap());
+    }
+}
+
+#[test]
+fn the_overlay_carries_both_families_over_ipv4() {
+    as_root("traffic::the_overlay_carries_both_families_over_ipv4", || {
+        overlay_between([NODE_TO_SERVER[0], SERVERS[0]]);
+    });
+}
+
+#[test]
+fn the_overlay_carries_both_families_over_ipv6() {
+    as_root("traffic::the_overlay_carries_both_families_over_ipv6", || {
+        overlay_between([NODE_TO_SERVER[1], SERVERS[1]]);
+    });
 }
