@@ -3,8 +3,9 @@
 //! This crate carries out plans that `strait-core` made and reads the actual state back into the same
 //! types; it decides nothing. It must not know Kubernetes, and nothing of netlink or nftables shows in its
 //! interface. `unsafe` is allowed in the modules that say so, each use with its reason. Start reading at
-//! [`netns`] (where things happen), [`link`] (devices, for everybody who builds networks) and `netlink`
-//! (the wire format).
+//! [`Kernel`] (one node's kernel: read, apply, uninstall, subscribe), [`netns`] (where things happen) and
+//! [`link`] (devices, for everybody who builds networks). Under them lie `nft` (rules as the kernel's
+//! expressions) and `netlink` (the wire format).
 
 pub mod conntrack;
 mod error;

@@ -77,7 +77,7 @@ fn blue(n: u8, services: u8) -> NodeInputs {
         name: format!("web-{s}"),
         vips: each(format!("10.250.0.{s}"), format!("fd00:250::{s}")),
         ports: port(80),
-        by_source: s % 2 == 0,
+        by_source: s.is_multiple_of(2),
         slices: vec![
             VipSlice {
                 cluster: "green".parse().unwrap(),
