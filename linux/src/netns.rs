@@ -20,6 +20,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use crate::error::{Error, Result};
 use crate::userns;
 
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
 /// A network namespace, held by a descriptor.
 #[derive(Debug, Clone)]
 pub struct Netns {
@@ -47,7 +49,7 @@ impl Netns {
     /// # Errors
     /// Where /proc is not mounted.
     pub fn current() -> Result<Self> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
+        Self::open(Path::new(CURRENT))
     }
 
     /// A namespace by path: /run/netns/NAME or /proc/PID/ns/net.
@@ -75,12 +77,28 @@ impl Netns {
             .map_err(|e| Error::system("enter a network namespace", e))
     }
 
-    /// Runs `work` on a new thread inside the namespace and waits for it.
+    /// Runs `work` inside the namespace and waits for it: on a new thread, or right here where the calling
+    /// thread is inside already. That needs no right to enter namespaces, which daemons do not have.
     ///
     /// # Errors
-    /// Where the namespace cannot be entered or `work` panicked.
+    /// Where the namespace cannot be entered.
+    ///
+    /// # Panics
+    /// Where `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        if self.is_current()? {
+            return Ok(work());
+        }
         in_thread("netns", || self.enter().map(|()| work()))?
+    }
+
+    /// Whether the calling thread is inside.
+    fn is_current(&self) -> Result<bool> {
+        let here = rustix::fs::stat(CURRENT)
+            .map_err(|e| Error::system("look at the thread's network namespace", e))?;
+        let there =
+            rustix::fs::fstat(&self.fd).map_err(|e| Error::system("look at a network namespace", e))?;
+        Ok((here.st_dev, here.st_ino) == (there.st_dev, there.st_ino))
     }
 
     /// Starts `work` on a new thread inside the namespace.
@@ -160,4 +178,28 @@ fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> 
             .join()
             .map_err(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Netns;
+    use crate::testing::as_root;
+
+    #[test]
+    fn work_in_ones_own_namespace_stays_on_the_thread() {
+        as_root(
+            "netns::tests::work_in_ones_own_namespace_stays_on_the_thread",
+            || {
+                let here = std::thread::current().id();
+                let own = Netns::current().unwrap();
+                assert_eq!(own.run(|| std::thread::current().id()).unwrap(), here);
+                let other = Netns::new().unwrap();
+                assert_ne!(other.run(|| std::thread::current().id()).unwrap(), here);
+                let inside = other
+                    .run(|| Netns::current().unwrap().is_current().unwrap())
+                    .unwrap();
+                assert!(inside);
+            },
+        );
+    }
 }

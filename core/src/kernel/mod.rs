@@ -5,6 +5,7 @@
 //! additions before removals, guards first in and last out. Nothing here touches a kernel.
 
 mod digest;
+mod flows;
 mod nft;
 mod plan;
 mod state;
@@ -13,6 +14,7 @@ mod tests;
 mod text;
 
 pub use digest::{Digested, RuleDigest};
+pub use flows::VipTargets;
 pub use nft::{
     Action, AddressFamily, Chain, ChainKind, Concat, CtState, Element, Hook, Key, Match, NftSet, NftTable,
     Protocol, RejectWith, Rule, SetKind, VipTarget,

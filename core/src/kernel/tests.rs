@@ -592,3 +592,46 @@ fn a_plan_reads_well() {
     ? route 0.0.0.0/0 dev strait-tun table 8300 metric 83 (waits for device strait-tun)
     ");
 }
+
+#[test]
+fn connections_to_endpoints_that_are_gone_are_stale() {
+    let at = |text: &str| text.parse().expect("an address with a port");
+    let chain = Chain {
+        base: None,
+        rules: vec![Rule {
+            matches: vec![],
+            actions: vec![Action::BalanceRandom(vec![at("10.2.0.1:5353")])],
+        }],
+    };
+    let vip = Element::Vip([10, 250, 0, 1].into(), Protocol::Udp, 53, "dns".into());
+    let set = NftSet {
+        kind: SetKind::Vips(AddressFamily::V4),
+        elements: BTreeSet::from([vip]),
+    };
+    let table = NftTable {
+        sets: BTreeMap::from([("vips".into(), set)]),
+        chains: BTreeMap::from([("dns".into(), chain)]),
+    };
+    let targets = VipTargets::of(&table);
+    let stale = |protocol, to, server| targets.is_stale(protocol, at(to), at(server));
+    assert!(
+        !stale(Protocol::Udp, "10.250.0.1:53", "10.2.0.1:5353"),
+        "its endpoint is there"
+    );
+    assert!(
+        stale(Protocol::Udp, "10.250.0.1:53", "10.2.0.2:5353"),
+        "its endpoint is gone"
+    );
+    assert!(
+        stale(Protocol::Udp, "10.250.0.1:53", "10.250.0.1:53"),
+        "it was never translated"
+    );
+    assert!(
+        stale(Protocol::Udp, "10.250.0.1:54", "10.2.0.1:5353"),
+        "its port is gone"
+    );
+    assert!(
+        !stale(Protocol::Udp, "10.9.9.9:53", "10.2.0.2:5353"),
+        "it is not for a VIP of ours"
+    );
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use strait_core::kernel::{NftOp, Op, Plan, ROUTE_PROTOCOL};
+use strait_core::kernel::{NftOp, Op, OverlayLink, Plan, ROUTE_PROTOCOL};
 
 use super::Inner;
 use crate::error::{Error, Refusal, Result};
@@ -202,9 +202,7 @@ fn single(kernel: &Inner, op: &Op, report: &mut Report) {
     let links = &kernel.links;
     let result = match op {
         Op::SetSysctl { name, to, .. } => kernel.sysctls.set(&kernel.namespace, name, to),
-        Op::AddOverlay(link) => overlay_messages(link)
-            .into_iter()
-            .try_for_each(|message| links.request(message, || format!("make {}", link.name))),
+        Op::AddOverlay(link) => add_overlay(links, link),
         Op::ChangeOverlay(link) => {
             links.request(overlay_change_message(link), || format!("change {}", link.name))
         }
@@ -226,4 +224,16 @@ fn single(kernel: &Inner, op: &Op, report: &mut Report) {
         Ok(()) => report.done += 1,
         Err(error) => fail(report, op, error),
     }
+}
+
+fn add_overlay(links: &Links, overlay: &OverlayLink) -> Result<()> {
+    let doing = || format!("make {}", overlay.name);
+    let [make, no_link_local, set_up] = overlay_messages(overlay);
+    links.request(make, doing)?;
+    match links.request(no_link_local, doing) {
+        // A kernel without IPv6 gives no link-local address either.
+        Err(e) if e.errno() == Some(libc::EAFNOSUPPORT) => {}
+        other => other?,
+    }
+    links.request(set_up, doing)
 }

@@ -12,11 +12,12 @@ mod sysctl;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use strait_core::kernel::{ActualState, KernelState, Plan, plan};
+use strait_core::kernel::{ActualState, KernelState, NftTable, Plan, Protocol, VipTargets, plan};
 
 pub use apply::{Failure, Report};
 pub use events::{Change, Changes};
 
+use crate::conntrack::Conntrack;
 use crate::error::{Error, Result};
 use crate::link::Links;
 use crate::netlink::Socket;
@@ -91,6 +92,30 @@ impl Kernel {
     /// As [`Kernel::apply`].
     pub async fn uninstall(&self) -> Result<Report> {
         self.off_thread(|kernel| kernel.uninstall_now()).await?
+    }
+
+    /// Makes the kernel forget UDP connections to VIPs of `table` whose endpoint is gone, so that their next
+    /// packet is balanced anew. Tells how many there were. Worth calling when VIPs or endpoints changed.
+    ///
+    /// # Errors
+    /// Where the kernel does not show or change its connections.
+    pub async fn forget_stale_flows(&self, table: &NftTable) -> Result<usize> {
+        let targets = VipTargets::of(table);
+        self.off_thread(move |kernel| kernel.forget_stale_now(&targets))
+            .await?
+    }
+
+    fn forget_stale_now(&self, targets: &VipTargets) -> Result<usize> {
+        const UDP: u8 = 17;
+        let conntrack = self.inner.namespace.run(Conntrack::open)??;
+        let mut forgotten = 0;
+        for flow in conntrack.flows()? {
+            if flow.protocol == UDP && targets.is_stale(Protocol::Udp, flow.to, flow.server) {
+                conntrack.forget(&flow)?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
     }
 
     /// Notifications that something of ours, or a chain that concerns us, was changed by others.

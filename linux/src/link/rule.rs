@@ -18,20 +18,15 @@ const FR_ACT_TO_TBL: u8 = 1;
 impl Links {
     /// The policy rules of one protocol number.
     pub(crate) fn rules(&self, protocol: u8) -> Result<Vec<PolicyRule>> {
-        let mut rules = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut fixed = [0; 12];
-            fixed[0] = family as u8;
-            let message = Message::new(RTM_GETRULE, 0, &fixed);
-            rules.extend(self.with(|socket| {
-                socket.dump(
-                    &message,
-                    || "list policy rules".into(),
-                    |kind, body| (kind == RTM_NEWRULE).then(|| parse(body, protocol)).flatten(),
-                )
-            })?);
-        }
-        Ok(rules)
+        // All families at once: asking for IPv6 alone fails where the kernel has none.
+        let message = Message::new(RTM_GETRULE, 0, &[0; 12]);
+        self.with(|socket| {
+            socket.dump(
+                &message,
+                || "list policy rules".into(),
+                |kind, body| (kind == RTM_NEWRULE).then(|| parse(body, protocol)).flatten(),
+            )
+        })
     }
 }
 

@@ -65,7 +65,12 @@ impl Socket {
             set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
             Ok(fd)
         };
-        let fd = open().map_err(|e| Error::system("open a netlink socket", e))?;
+        let what = if protocol == NETFILTER {
+            "nftables"
+        } else {
+            "routes and devices"
+        };
+        let fd = open().map_err(|e| Error::system(format!("open a netlink socket for {what}"), e))?;
         // The forced sizes need CAP_NET_ADMIN in the initial user namespace; otherwise the limit holds.
         if set_socket_recv_buffer_size_force(&fd, BIG_BUFFER).is_err() {
             set_socket_recv_buffer_size(&fd, BIG_BUFFER)
