@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strait_core::kernel::{
-    Chain, ChainKind, ForeignAccept, Hook, NFT_TABLE, NftSet, NftTable, RuleDigest, SetKind,
+    Chain, ChainKind, Element, ForeignAccept, Hook, NFT_TABLE, NftSet, NftTable, RuleDigest, SetKind,
 };
 
 use super::{
@@ -78,12 +78,14 @@ pub(crate) fn read(socket: &mut Socket) -> Result<Found> {
         }
     }
     for (name, kind) in sets(socket)? {
-        let elements = if kind == SetKind::Foreign {
-            BTreeSet::new()
-        } else {
-            elements(socket, &name, kind)?
+        let set = match elements(socket, &name, kind)? {
+            Some(elements) => NftSet { kind, elements },
+            None => NftSet {
+                kind: SetKind::Foreign,
+                elements: BTreeSet::new(),
+            },
         };
-        table.sets.insert(name, NftSet { kind, elements });
+        table.sets.insert(name, set);
     }
     Ok(found)
 }
@@ -197,11 +199,7 @@ fn sets(socket: &mut Socket) -> Result<Vec<(String, SetKind)>> {
     )
 }
 
-fn elements(
-    socket: &mut Socket,
-    name: &str,
-    kind: SetKind,
-) -> Result<BTreeSet<strait_core::kernel::Element>> {
+fn elements(socket: &mut Socket, name: &str, kind: SetKind) -> Result<Option<BTreeSet<Element>>> {
     let mut m = message(GET_ELEMENT, 0, FAMILY_INET);
     m.text(SET_TABLE, NFT_TABLE).text(SET_NAME, name);
     let pieces = socket.dump(

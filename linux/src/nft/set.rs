@@ -383,32 +383,34 @@ pub(super) fn parse_elements(attributes: Attributes<'_>) -> Vec<Dumped> {
     .collect()
 }
 
-/// Dumped elements as members of a set of this kind.
-pub(super) fn members(kind: SetKind, mut dumped: Vec<Dumped>) -> BTreeSet<Element> {
+/// Dumped elements as members of a set of this kind; `None` where one can be none that we put in, and so
+/// none that we could take out again.
+pub(super) fn members(kind: SetKind, mut dumped: Vec<Dumped>) -> Option<BTreeSet<Element>> {
     let address = |key: &[u8]| crate::link::ip(key);
     match kind {
-        SetKind::Foreign => BTreeSet::new(),
+        SetKind::Foreign => None,
         SetKind::Addresses(_) => dumped
             .iter()
-            .filter_map(|d| address(&d.key))
-            .map(Element::Address)
+            .map(|d| address(&d.key).map(Element::Address))
             .collect(),
         SetKind::AddressPairs(_) => (dumped.iter())
-            .filter_map(|d| {
+            .map(|d| {
                 let (source, destination) = d.key.split_at_checked(d.key.len() / 2)?;
                 Some(Element::Pair(address(source)?, address(destination)?))
             })
             .collect(),
-        SetKind::Vips(_) => dumped.into_iter().filter_map(vip).collect(),
+        SetKind::Vips(_) => dumped.into_iter().map(vip).collect(),
         SetKind::Prefixes(_) => {
             // A range's end sorts before the start of the range that follows at once.
             dumped.sort_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
             let mut found = BTreeSet::new();
             let mut start: Option<IpAddr> = None;
             for element in &dumped {
-                let Some(at) = address(&element.key) else { continue };
-                if let Some(from) = start.take() {
-                    found.extend(range(from, before(at)).into_iter().map(Element::Prefix));
+                let at = address(&element.key)?;
+                match (start.take(), element.end) {
+                    (Some(from), true) => _ = found.insert(Element::Prefix(prefix(from, before(at)?)?)),
+                    (Some(_), false) => return None,
+                    (None, _) => {}
                 }
                 if !element.end {
                     start = Some(at);
@@ -419,9 +421,9 @@ pub(super) fn members(kind: SetKind, mut dumped: Vec<Dumped>) -> BTreeSet<Elemen
                     IpAddr::V4(_) => IpAddr::from([0xff; 4]),
                     IpAddr::V6(_) => IpAddr::from([0xff; 16]),
                 };
-                found.extend(range(from, Some(last)).into_iter().map(Element::Prefix));
+                found.insert(Element::Prefix(prefix(from, last)?));
             }
-            found
+            Some(found)
         }
     }
 }
@@ -437,12 +439,15 @@ fn before(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn range(from: IpAddr, to: Option<IpAddr>) -> Vec<IpNet> {
-    match (from, to) {
-        (IpAddr::V4(from), Some(IpAddr::V4(to))) => Ipv4Subnets::new(from, to, 0).map(IpNet::V4).collect(),
-        (IpAddr::V6(from), Some(IpAddr::V6(to))) => Ipv6Subnets::new(from, to, 0).map(IpNet::V6).collect(),
-        _ => Vec::new(),
-    }
+/// The one prefix that is this range.
+fn prefix(from: IpAddr, to: IpAddr) -> Option<IpNet> {
+    let mut prefixes: Box<dyn Iterator<Item = IpNet>> = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Box::new(Ipv4Subnets::new(from, to, 0).map(IpNet::V4)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Box::new(Ipv6Subnets::new(from, to, 0).map(IpNet::V6)),
+        _ => return None,
+    };
+    let first = prefixes.next()?;
+    prefixes.next().is_none().then_some(first)
 }
 
 fn vip(dumped: Dumped) -> Option<Element> {

@@ -1,11 +1,13 @@
 //! Somebody else's firewall, for tests of living beside it.
 
+use std::net::Ipv4Addr;
+
 use crate::error::Result;
 use crate::netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, Socket};
 use crate::netns::Netns;
 use crate::nft::{
-    CHAIN_HOOK, CHAIN_TABLE, DEL_TABLE, FAMILY_INET, HOOK_NUMBER, NEW_CHAIN, NEW_RULE, NEW_TABLE, RULE_TABLE,
-    TABLE_NAME, commit_all, message,
+    CHAIN_HOOK, CHAIN_TABLE, DEL_TABLE, FAMILY_INET, HOOK_NUMBER, NEW_CHAIN, NEW_ELEMENT, NEW_RULE,
+    NEW_TABLE, RULE_TABLE, TABLE_NAME, commit_all, message,
 };
 
 /// A foreign nftables table of family `inet`.
@@ -41,6 +43,24 @@ impl Firewall<'_> {
     /// Where the kernel refuses.
     pub fn drop_forwarded(&self) -> Result<()> {
         self.commit(&[self.new_table(), self.chain("forward", "filter", 2, 0, false)])
+    }
+
+    /// Puts the IPv4 range from `first` up to, but without, `end` into an interval set of the table.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn add_range(&self, set: &str, first: Ipv4Addr, end: Ipv4Addr) -> Result<()> {
+        let mut m = message(NEW_ELEMENT, NLM_F_CREATE, FAMILY_INET);
+        m.text(1, self.table).text(2, set);
+        m.nest(3, |list| {
+            for (address, flags) in [(first, 0), (end, 1)] {
+                list.nest(1, |e| {
+                    e.nest(1, |key| _ = key.attribute(1, &address.octets()))
+                        .be32(3, flags);
+                });
+            }
+        });
+        self.commit(&[m])
     }
 
     /// Removes the table.

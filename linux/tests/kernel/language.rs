@@ -7,7 +7,7 @@ use strait_core::kernel::{
     Action, AddressFamily, Chain, ChainKind, Concat, CtState, Element, Hook, KernelState, Key, Match,
     NftTable, Protocol, RejectWith, Rule, SetKind, plan,
 };
-use strait_linux::testing::{as_root, in_user_namespace};
+use strait_linux::testing::{Firewall, as_root, in_user_namespace};
 
 use crate::bed::{Bed, FAMILIES, base, rule, set};
 
@@ -261,6 +261,30 @@ fn prefixes_change_piece_by_piece() {
         ] {
             bed.reconcile(&state(prefixes));
         }
+    });
+}
+
+#[test]
+fn a_set_that_others_spoilt_is_made_anew() {
+    as_root("language::a_set_that_others_spoilt_is_made_anew", || {
+        let bed = Bed::new();
+        bed.reconcile(&everything());
+        let ours = Firewall {
+            namespace: &bed.node,
+            table: "strait",
+        };
+        ours.add_range("prefixes-ip", [192, 0, 2, 0].into(), [192, 0, 2, 16].into())
+            .unwrap();
+        let made = bed.reconcile(&everything()).to_string();
+        assert_eq!(made, "~ set prefixes-ip: - 192.0.2.0/28\n");
+        // No prefix is this range: it cannot be taken out piece by piece.
+        ours.add_range("prefixes-ip", [192, 0, 2, 1].into(), [192, 0, 2, 7].into())
+            .unwrap();
+        let made = bed.reconcile(&everything()).to_string();
+        assert!(
+            made.starts_with("- table inet strait\n+ table inet strait\n"),
+            "{made}"
+        );
     });
 }
 
