@@ -49,6 +49,11 @@ impl<K: Input> Changes<K> {
         changes
     }
 
+    /// Whether an object was there at the last look.
+    pub(crate) fn has(&self, namespace: &str, name: &str) -> bool {
+        self.seen.contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+
     /// Forgets what was seen, so that everything counts as changed.
     pub(crate) fn forget(&mut self) {
         self.seen.clear();

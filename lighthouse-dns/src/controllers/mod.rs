@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use kube::Client;
-use strait_core::services::{Index, Plan, ServiceKey};
+use strait_core::services::{Event, Index, Kind, Object, Plan, ServiceKey};
 use strait_daemon::inputs::Knowledge;
 use strait_daemon::{Inputs, Shutdown};
 use tokio::time::Instant;
@@ -68,12 +68,13 @@ pub async fn run(client: Client, settings: Settings, shutdown: Shutdown) {
         applier: Applier::new(client, &settings, &shutdown),
         index: Index::default(),
         troubles: BTreeMap::new(),
+        unseen: BTreeMap::new(),
         last_write: Instant::now(),
         settings,
     };
     let mut full_sync = Instant::now() + controllers.settings.full_sync;
     loop {
-        let wake = controllers.next_retry().map_or(full_sync, |r| r.min(full_sync));
+        let wake = controllers.next_wake().map_or(full_sync, |t| t.min(full_sync));
         tokio::select! {
             () = inputs.changed(CALM) => {}
             () = tokio::time::sleep_until(wake) => {}
@@ -86,6 +87,7 @@ pub async fn run(client: Client, settings: Settings, shutdown: Shutdown) {
             full_sync = controllers.full_sync();
         }
         controllers.watch.feed(&mut controllers.index);
+        controllers.drop_unseen();
         tokio::select! {
             () = controllers.settle() => {}
             () = shutdown.wait() => return,
@@ -107,13 +109,34 @@ struct Controllers {
     applier: Applier,
     index: Index,
     troubles: BTreeMap<ServiceKey, Trouble>,
+    /// What was written and has not come back by the watch yet, and until when it may take.
+    unseen: BTreeMap<(Kind, String, String), Instant>,
     last_write: Instant,
     settings: Settings,
 }
 
 impl Controllers {
-    fn next_retry(&self) -> Option<Instant> {
-        self.troubles.values().map(|t| t.again).min()
+    fn next_wake(&self) -> Option<Instant> {
+        let retries = self.troubles.values().map(|t| t.again);
+        retries.chain(self.unseen.values().copied()).min()
+    }
+
+    /// Takes out what was written here and never came back by the watch: somebody deleted it before the
+    /// watch told of it.
+    fn drop_unseen(&mut self) {
+        let Self {
+            watch, index, unseen, ..
+        } = self;
+        unseen.retain(|(kind, namespace, name), until| {
+            if watch.has(*kind, namespace, name) {
+                return false;
+            }
+            let lost = *until <= Instant::now();
+            if lost {
+                index.apply(Event::Gone(*kind, namespace.clone(), name.clone()));
+            }
+            !lost
+        });
     }
 
     /// Starts over from what the watches hold, and says when to do so again. Not while they may still lack
@@ -166,6 +189,29 @@ impl Controllers {
         self.settings.metrics.objects(exports, imports);
     }
 
+    /// Remembers that the watch is to bring what was just written.
+    fn expect(&mut self, event: &Event) {
+        let id = match event {
+            Event::Put(Object::Slice(s)) => {
+                (Kind::EndpointSlice, s.service.namespace.clone(), s.name.clone())
+            }
+            Event::Put(Object::Import(i)) => (Kind::Import, i.key.namespace.clone(), i.key.name.clone()),
+            Event::Put(Object::Record(r)) => (
+                Kind::Record,
+                self.settings.namespace.clone(),
+                r.record.name.clone(),
+            ),
+            Event::Gone(kind, namespace, name) => {
+                self.unseen.remove(&(*kind, namespace.clone(), name.clone()));
+                return;
+            }
+            Event::Put(_) => return,
+        };
+        if !self.watch.has(id.0, &id.1, &id.2) {
+            self.unseen.insert(id, Instant::now() + ECHO);
+        }
+    }
+
     /// Carries a plan out. Says which services are to wait for their next attempt, or for a change.
     async fn apply(&mut self, plan: Plan) -> Vec<ServiceKey> {
         let mut wait_for_retry = Vec::new();
@@ -174,14 +220,17 @@ impl Controllers {
         }
         tracing::debug!(%plan, "applying");
         let applier = &self.applier;
-        let mut results = stream::iter(plan.services)
+        let results: Vec<_> = stream::iter(plan.services)
             .map(|(key, steps)| async move {
                 let outcome = applier.apply(&key, steps).await;
                 (key, outcome)
             })
-            .buffer_unordered(AT_ONCE);
-        while let Some((key, outcome)) = results.next().await {
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for (key, outcome) in results {
             for event in outcome.events {
+                self.expect(&event);
                 self.index.apply(event);
             }
             if outcome.failed {

@@ -81,6 +81,20 @@ impl Watch {
         feed(index, Kind::Record, &mut self.records, export_record);
     }
 
+    /// Whether the watch of this kind has brought an object that was written here.
+    pub(super) fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        match kind {
+            Kind::Namespace => self.namespaces.has(namespace, name),
+            Kind::Export => self.exports.has(namespace, name),
+            Kind::Service => self.services.has(namespace, name),
+            Kind::EndpointSlice => self.slices.has(namespace, name),
+            Kind::Import => self.imports.has(namespace, name),
+            Kind::Record => self.records.has(namespace, name),
+            Kind::Member => self.members.has(namespace, name),
+            Kind::Cluster => self.clusters.has(namespace, name),
+        }
+    }
+
     /// Forgets what was fed, so that the next feed brings everything.
     pub(super) fn forget(&mut self) {
         self.namespaces.forget();
