@@ -33,6 +33,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make clusters out of network namespaces on this machine, with the real daemons in them
     Lab(strait_lab::Args),
+    /// Keep this node's routes, overlay, NAT and VIPs (on every node)
+    RouteAgent(strait_route_agent::Args),
+    /// Print what the route agent would change on this node
+    Plan(strait_route_agent::PlanArgs),
     /// Hold the tunnels to the other clusters' gateways (on each gateway node)
     Gateway(strait_gateway::Args),
     /// Answer clusterset.local from the ServiceImports of this cluster
@@ -65,6 +69,8 @@ pub(crate) enum Command {
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Lab(args) => strait_lab::run(args),
+        Command::RouteAgent(args) => strait_route_agent::run(args),
+        Command::Plan(args) => strait_route_agent::plan(args),
         Command::Gateway(args) => {
             strait_gateway::run(args)?;
             Ok(ExitCode::SUCCESS)

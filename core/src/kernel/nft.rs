@@ -217,6 +217,8 @@ pub enum RejectWith {
     PortUnreachable,
     /// ICMP(v6) communication administratively prohibited, for either family.
     AdminProhibited,
+    /// TCP reset (in a rule that matches [`Protocol::Tcp`]).
+    TcpReset,
 }
 
 /// One endpoint behind a VIP.

@@ -168,6 +168,7 @@ impl Display for Action {
             Self::Drop => f.write_str("drop"),
             Self::Reject(RejectWith::PortUnreachable) => f.write_str("reject with port-unreachable"),
             Self::Reject(RejectWith::AdminProhibited) => f.write_str("reject with admin-prohibited"),
+            Self::Reject(RejectWith::TcpReset) => f.write_str("reject with tcp reset"),
             Self::Return => f.write_str("return"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Notrack => f.write_str("notrack"),

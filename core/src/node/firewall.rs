@@ -246,21 +246,24 @@ impl Firewall<'_> {
     }
 
     /// A packet that still has a VIP as its destination after translation has no endpoint: say so at once.
+    /// An ICMP error that answers a connecting socket on the same machine comes while that is locked, and
+    /// is lost; a reset is not.
     fn unbalanced(&self) -> Vec<Rule> {
-        self.topology
-            .vips
-            .iter()
-            .map(|prefix| {
-                let family = family_of_prefix(prefix);
-                rule(
-                    [
-                        Match::Family(family),
-                        Match::In(Key::Destination(family), *prefix),
-                    ],
-                    [Action::Counter, Action::Reject(RejectWith::PortUnreachable)],
-                )
-            })
-            .collect()
+        let mut rules = Vec::new();
+        for prefix in &self.topology.vips {
+            let family = family_of_prefix(prefix);
+            let to_vip = [
+                Match::Family(family),
+                Match::In(Key::Destination(family), *prefix),
+            ];
+            let tcp = to_vip.clone().into_iter().chain([Match::Protocol(Protocol::Tcp)]);
+            rules.push(rule(tcp, [Action::Counter, Action::Reject(RejectWith::TcpReset)]));
+            rules.push(rule(
+                to_vip,
+                [Action::Counter, Action::Reject(RejectWith::PortUnreachable)],
+            ));
+        }
+        rules
     }
 
     /// Source addresses. `snat` to a packet's own source binds the connection, so that no masquerade rule

@@ -234,6 +234,11 @@ impl Expressions<'_> {
         self.put("reject", |e| _ = e.be32(1, ICMPX).attribute(2, &[code]));
     }
 
+    pub(super) fn reset(&mut self) {
+        const TCP_RST: u32 = 1;
+        self.put("reject", |e| _ = e.be32(1, TCP_RST));
+    }
+
     pub(super) fn random(&mut self, modulus: u32, word: u32) {
         const RANDOM: u32 = 1;
         self.put("numgen", |e| {

@@ -224,10 +224,9 @@ impl Writer<'_, '_> {
             Action::Counter => self.out.counter(),
             Action::Accept => self.out.verdict(&Verdict::Accept),
             Action::Drop => self.out.verdict(&Verdict::Drop),
-            Action::Reject(with) => self.out.reject(match with {
-                RejectWith::PortUnreachable => 1,
-                RejectWith::AdminProhibited => 3,
-            }),
+            Action::Reject(RejectWith::PortUnreachable) => self.out.reject(1),
+            Action::Reject(RejectWith::AdminProhibited) => self.out.reject(3),
+            Action::Reject(RejectWith::TcpReset) => self.out.reset(),
             Action::Return => self.out.verdict(&Verdict::Return),
             Action::Jump(chain) => self.out.verdict(&Verdict::Jump(chain)),
             Action::Notrack => self.out.notrack(),

@@ -1,0 +1,63 @@
+//! `strait plan`: what the route agent would change on this node.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use strait_daemon::{Inputs, Shutdown, client};
+use strait_linux::Kernel;
+
+use crate::agent::STATE;
+use crate::args::{Output, PlanArgs};
+use crate::decide::decide;
+use crate::objects::Watches;
+
+/// How long the API server may take to list everything.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Prints the plan; with `--output text` nothing where there is nothing to change.
+///
+/// # Errors
+/// Where the API server or the kernel cannot be read, or the cluster has not joined.
+pub fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("the run time cannot be started")?;
+    runtime.block_on(print(args))
+}
+
+async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let api = client::connect(args.kubeconfig.as_deref()).await?;
+    let shutdown = Shutdown::default();
+    // Saved nowhere: the files are the route agent's.
+    let mut inputs = Inputs::new(None, shutdown.clone());
+    let watches = Watches::new(&mut inputs, &api, &args.namespace);
+    tokio::time::timeout(PATIENCE, inputs.changed(Duration::from_millis(1)))
+        .await
+        .with_context(|| {
+            format!(
+                "the API server did not list all objects within {} s; see the warnings above",
+                PATIENCE.as_secs()
+            )
+        })?;
+    let kernel = Kernel::open(&args.state_dir.join(STATE))?;
+    let actual = kernel.read().await.context("the kernel's state cannot be read")?;
+    let decision = decide(&watches.objects(), &args.node_name, args.underlay_mtu, &actual)??;
+    shutdown.trigger();
+    let mut out = std::io::stdout().lock();
+    match args.output {
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, &decision.plan)?;
+            writeln!(out)?;
+        }
+        Output::Text => {
+            for op in &decision.plan.ops {
+                writeln!(out, "{op}")?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
