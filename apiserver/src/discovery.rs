@@ -178,11 +178,7 @@ fn aggregated(catalog: &Catalog, core: bool, api: &str) -> Value {
                 let mut e = Map::new();
                 e.insert("version".into(), v.version.clone().into());
                 e.insert("resources".into(), Value::Array(resources));
-                if !core {
-                    e.insert("freshness".into(), "Current".into());
-                } else {
-                    e.insert("freshness".into(), "Current".into());
-                }
+                e.insert("freshness".into(), "Current".into());
                 Value::Object(e)
             })
             .collect();

@@ -1,6 +1,5 @@
 //! Loading manifests, and what a new store begins with.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -26,20 +25,14 @@ pub(crate) async fn bootstrap(api: &Arc<Api>) -> Result<(), Error> {
         ensure(api, object).await?;
     }
     if let Some(first) = api.settings.service_cidrs.first() {
-        let ip = first.hosts().next().unwrap_or(match first.network() {
-            IpAddr::V4(v) => IpAddr::V4(v),
-            IpAddr::V6(v) => IpAddr::V6(v),
-        });
-        let ip = if ip == first.network() {
-            first.hosts().nth(1).unwrap_or(ip)
-        } else {
-            ip
-        };
+        // The first host address; of an IPv6 range, hosts begin with the network's own.
+        let network = first.network();
+        let ip = first.hosts().find(|ip| *ip != network).unwrap_or(network);
         ensure(
             api,
             json!({"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-                "spec": {"clusterIP": ip.to_string(), "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}}),
+                "spec": {"clusterIP": ip.to_string(), "ipFamilyPolicy": "SingleStack", "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}}),
         )
         .await?;
     }

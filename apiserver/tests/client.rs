@@ -1,5 +1,7 @@
 //! What kube-rs does with the server, in process and over TLS.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -126,6 +126,11 @@ fn empty(value: Option<&Value>) -> bool {
     }
 }
 
+/// Whether a field that is always there says nothing.
+fn blank(value: Option<&Value>) -> bool {
+    empty(value) || value.and_then(Value::as_str) == Some("")
+}
+
 fn leaf(old: Option<&Value>, new: Option<&Value>, path: &[String], out: &mut Comparison) {
     match (old, new) {
         (None, Some(_)) => out.added.insert(path),
@@ -146,7 +151,9 @@ fn walk(
     let kind = |v: Option<&Value>, f: fn(&Value) -> bool| v.is_none_or(|v| v.is_null() || f(v));
     let maps = kind(old, Value::is_object) && kind(new, Value::is_object);
     let lists = kind(old, Value::is_array) && kind(new, Value::is_array);
-    if both_empty {
+    if schema.always && blank(old) && blank(new) {
+        // Fields that are always there come and go without anybody.
+    } else if both_empty {
         leaf(old, new, path, out);
     } else if maps && granular_map(schema) {
         let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
@@ -169,10 +176,10 @@ fn walk(
         };
         let mut keys: Vec<String> = Vec::new();
         for entry in a.iter().chain(b) {
-            if let Some(key) = element(entry, schema) {
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
+            if let Some(key) = element(entry, schema)
+                && !keys.contains(&key)
+            {
+                keys.push(key);
             }
         }
         for key in keys {

@@ -146,6 +146,9 @@ fn ownable(object: &Value, subresource: &str, has_status: bool) -> Value {
             ] {
                 meta.shift_remove(field);
             }
+            if meta.is_empty() {
+                map.shift_remove("metadata");
+            }
         }
     }
     out

@@ -165,10 +165,10 @@ pub(crate) fn user(claims: &Claims, store: &Store, audience: &str) -> Option<Use
         return None;
     }
     for (resource, bound) in [("pods", &p.pod), ("secrets", &p.secret)] {
-        if let Some(named) = bound {
-            if !live(resource, &p.namespace, named) {
-                return None;
-            }
+        if let Some(named) = bound
+            && !live(resource, &p.namespace, named)
+        {
+            return None;
         }
     }
     let mut extra = std::collections::BTreeMap::new();

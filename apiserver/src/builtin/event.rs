@@ -78,12 +78,12 @@ pub(super) fn validate(kind: Kind, object: &Value) -> Vec<Cause> {
         .and_then(Value::as_str)
         .unwrap_or_default();
     let own = meta::text(object, "namespace");
-    let fits = if namespace.is_empty() {
-        own == "default" || own == "kube-system"
-    } else {
-        namespace == own
+    // Events about objects without a namespace have their own places.
+    let fits = match namespace {
+        "" => own == "default" || (kind == Kind::NewEvent && own == "kube-system"),
+        namespace => namespace == own,
     };
-    if !fits && !(namespace.is_empty() && kind == Kind::Event && own == "default") {
+    if !fits {
         causes.push(Cause::invalid(
             format!("{about}.namespace"),
             &namespace.into(),

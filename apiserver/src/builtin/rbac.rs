@@ -14,14 +14,13 @@ pub(super) fn default_role(object: &mut Value) {
 }
 
 pub(super) fn default_binding(object: &mut Value) {
-    if let Some(role) = object.get_mut("roleRef").and_then(Value::as_object_mut) {
-        if role
+    if let Some(role) = object.get_mut("roleRef").and_then(Value::as_object_mut)
+        && role
             .get("apiGroup")
             .and_then(Value::as_str)
             .is_none_or(str::is_empty)
-        {
-            role.insert("apiGroup".into(), GROUP.into());
-        }
+    {
+        role.insert("apiGroup".into(), GROUP.into());
     }
     for s in object
         .get_mut("subjects")

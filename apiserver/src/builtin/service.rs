@@ -168,10 +168,8 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value) {
         let missing = new["spec"]
             .get(field)
             .is_none_or(|v| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty));
-        if missing {
-            if let Some(v) = old["spec"].get(field) {
-                new["spec"][field] = v.clone();
-            }
+        if missing && let Some(v) = old["spec"].get(field) {
+            new["spec"][field] = v.clone();
         }
     }
 }
@@ -233,14 +231,14 @@ pub(super) fn validate(object: &Value) -> Vec<Cause> {
                 &["SCTP", "TCP", "UDP"].map(Value::from),
             ));
         }
-        if let Some(n) = p.get("targetPort").and_then(Value::as_i64) {
-            if !(1..=65535).contains(&n) {
-                causes.push(Cause::invalid(
-                    format!("{at}.targetPort"),
-                    &n.into(),
-                    "must be between 1 and 65535, inclusive",
-                ));
-            }
+        if let Some(n) = p.get("targetPort").and_then(Value::as_i64)
+            && !(1..=65535).contains(&n)
+        {
+            causes.push(Cause::invalid(
+                format!("{at}.targetPort"),
+                &n.into(),
+                "must be between 1 and 65535, inclusive",
+            ));
         }
         let key = (number, protocol.to_owned());
         if seen.contains(&key) {

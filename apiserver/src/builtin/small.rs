@@ -129,23 +129,23 @@ pub(super) fn immutable(old: &Value, new: &Value, pointer: &str, field: &str) ->
 pub(super) fn validate_lease(object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let spec = object.get("spec").cloned().unwrap_or_default();
-    if let Some(n) = spec.get("leaseDurationSeconds").and_then(Value::as_i64) {
-        if n <= 0 {
-            causes.push(Cause::invalid(
-                "spec.leaseDurationSeconds",
-                &n.into(),
-                "must be greater than 0",
-            ));
-        }
+    if let Some(n) = spec.get("leaseDurationSeconds").and_then(Value::as_i64)
+        && n <= 0
+    {
+        causes.push(Cause::invalid(
+            "spec.leaseDurationSeconds",
+            &n.into(),
+            "must be greater than 0",
+        ));
     }
-    if let Some(n) = spec.get("leaseTransitions").and_then(Value::as_i64) {
-        if n < 0 {
-            causes.push(Cause::invalid(
-                "spec.leaseTransitions",
-                &n.into(),
-                "must be greater than or equal to 0",
-            ));
-        }
+    if let Some(n) = spec.get("leaseTransitions").and_then(Value::as_i64)
+        && n < 0
+    {
+        causes.push(Cause::invalid(
+            "spec.leaseTransitions",
+            &n.into(),
+            "must be greater than or equal to 0",
+        ));
     }
     causes
 }

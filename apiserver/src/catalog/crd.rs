@@ -206,10 +206,10 @@ pub(crate) fn complete(crd: &mut Value) {
             names.insert("listKind".into(), format!("{kind}List").into());
         }
     }
-    if let Some(spec) = crd.get_mut("spec").and_then(Value::as_object_mut) {
-        if spec.get("conversion").is_none_or(Value::is_null) {
-            spec.insert("conversion".into(), json!({"strategy": "None"}));
-        }
+    if let Some(spec) = crd.get_mut("spec").and_then(Value::as_object_mut)
+        && spec.get("conversion").is_none_or(Value::is_null)
+    {
+        spec.insert("conversion".into(), json!({"strategy": "None"}));
     }
     if let Some(map) = crd.as_object_mut() {
         let status = map.entry("status").or_insert_with(

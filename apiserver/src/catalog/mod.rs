@@ -155,10 +155,10 @@ impl Resource {
         if self.group == "events.k8s.io" {
             value = crate::builtin::event::from_core(value);
         }
-        if let Some(map) = value.as_object_mut() {
-            if map.get("apiVersion").and_then(Value::as_str) != Some(&self.api_version()) {
-                map.insert("apiVersion".into(), self.api_version().into());
-            }
+        if let Some(map) = value.as_object_mut()
+            && map.get("apiVersion").and_then(Value::as_str) != Some(&self.api_version())
+        {
+            map.insert("apiVersion".into(), self.api_version().into());
         }
         value
     }

@@ -1,5 +1,6 @@
 //! OpenAPI documents: what kubectl needs to explain and to check objects.
 
+mod operations;
 mod v3;
 
 use axum::body::Body;

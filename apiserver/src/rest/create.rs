@@ -142,10 +142,11 @@ pub(crate) async fn create_object(
         m.insert("uid".into(), uuid().into());
     }
     meta::tidy(&mut object);
-    if resource.has_status() && resource.builtin() != Some(Kind::Crd) {
-        if let Some(map) = object.as_object_mut() {
-            map.shift_remove("status");
-        }
+    if resource.has_status()
+        && resource.builtin() != Some(Kind::Crd)
+        && let Some(map) = object.as_object_mut()
+    {
+        map.shift_remove("status");
     }
     if resource.custom() {
         schema::drop_nulls(&mut object, &resource.schema);

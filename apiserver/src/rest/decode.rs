@@ -88,10 +88,10 @@ pub(crate) fn check(
     if let Some(why) = metadata_type(object) {
         return Err(unreadable(resource, &why));
     }
-    if !resource.custom() {
-        if let Some(why) = schema::mismatch(object, &resource.schema) {
-            return Err(unreadable(resource, &why));
-        }
+    if !resource.custom()
+        && let Some(why) = schema::mismatch(object, &resource.schema)
+    {
+        return Err(unreadable(resource, &why));
     }
     let mut problems: Vec<String> = duplicates
         .into_iter()
@@ -100,14 +100,14 @@ pub(crate) fn check(
     let mut unknown = schema::prune(object, &resource.schema, resource.custom());
     if resource.custom() {
         // The definition's own schema says nothing of metadata; its fields are those of every object.
-        if let Some(meta) = object.get_mut("metadata") {
-            if let Some(s) = resource.schema.properties.get("metadata") {
-                unknown.extend(
-                    schema::prune(meta, s, false)
-                        .into_iter()
-                        .map(|f| format!("metadata.{f}")),
-                );
-            }
+        if let Some(meta) = object.get_mut("metadata")
+            && let Some(s) = resource.schema.properties.get("metadata")
+        {
+            unknown.extend(
+                schema::prune(meta, s, false)
+                    .into_iter()
+                    .map(|f| format!("metadata.{f}")),
+            );
         }
     }
     problems.extend(unknown.into_iter().map(|f| format!("unknown field {f:?}")));

@@ -61,14 +61,14 @@ impl DeleteOptions {
             options = value;
         }
         for field in ["propagationPolicy", "gracePeriodSeconds", "orphanDependents"] {
-            if options.get(field).is_none() {
-                if let Some(v) = query.get(field) {
-                    options[field] = v.parse::<i64>().map(Value::from).unwrap_or_else(|_| match v {
-                        "true" => true.into(),
-                        "false" => false.into(),
-                        _ => v.into(),
-                    });
-                }
+            if options.get(field).is_none()
+                && let Some(v) = query.get(field)
+            {
+                options[field] = v.parse::<i64>().map(Value::from).unwrap_or_else(|_| match v {
+                    "true" => true.into(),
+                    "false" => false.into(),
+                    _ => v.into(),
+                });
             }
         }
         let text = |p: &str| options.pointer(p).and_then(Value::as_str).map(str::to_owned);

@@ -287,10 +287,10 @@ pub(crate) fn list(
     let mut remaining = 0;
     let everything = options.labels.is_empty() && options.fields.is_empty();
     for object in page.items {
-        if let Some(from) = &from {
-            if relative(&object) < *from {
-                continue;
-            }
+        if let Some(from) = &from
+            && relative(&object) < *from
+        {
+            continue;
         }
         if options.limit > 0 && items.len() == options.limit {
             if everything {

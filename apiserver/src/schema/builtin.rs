@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{ListType, Schema, Type};
 
@@ -67,6 +67,7 @@ const ATOMIC: &[&str] = &[
     "Subject",
     "TypedLocalObjectReference",
     "NodeSelectorTerm",
+    "OwnerReference",
 ];
 
 /// Map fields that are one value.
@@ -89,6 +90,19 @@ const ALWAYS: &[(&str, &str)] = &[
     ("NodeStatus", "daemonEndpoints"),
     ("NodeStatus", "nodeInfo"),
     ("ServiceStatus", "loadBalancer"),
+    ("Event", "deprecatedFirstTimestamp"),
+    ("Event", "deprecatedLastTimestamp"),
+    ("Event", "deprecatedSource"),
+    ("Event", "eventTime"),
+    ("Event", "firstTimestamp"),
+    ("Event", "lastTimestamp"),
+    ("Event", "reportingComponent"),
+    ("Event", "reportingInstance"),
+    ("Event", "source"),
+    ("EndpointSlice", "endpoints"),
+    ("EndpointSlice", "ports"),
+    ("Role", "rules"),
+    ("ClusterRole", "rules"),
 ];
 
 /// Types that hold other schemas or anything: kept as they come.
@@ -121,9 +135,75 @@ impl Collector {
         self.generator.subschema_for::<T>();
     }
 
-    /// The definitions.
+    /// The definitions, in the form that Kubernetes publishes.
     pub(crate) fn finish(mut self) -> Definitions {
-        self.generator.take_definitions(true)
+        let mut definitions = self.generator.take_definitions(true);
+        definitions.insert(
+            "io.k8s.apimachinery.pkg.apis.meta.v1.Patch".into(),
+            json!({"description": "Patch is provided to give a concrete name and type to the Kubernetes PATCH request body.",
+                "type": "object"}),
+        );
+        for (name, definition) in &mut definitions {
+            let short = name.rsplit('.').next().unwrap_or(name).to_owned();
+            annotate(&short, definition);
+        }
+        definitions
+    }
+}
+
+/// Adds the merge rules, which the published types lack.
+fn annotate(owner: &str, definition: &mut Value) {
+    if ATOMIC.contains(&owner) {
+        definition["x-kubernetes-map-type"] = "atomic".into();
+    }
+    if owner == "Status" {
+        definition.as_object_mut().map(|m| m.shift_remove("required"));
+        definition["properties"]["metadata"]["default"] = json!({});
+    }
+    let required = definition
+        .get("required")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for (field, property) in properties {
+        if required.contains(&Value::from(field.as_str())) {
+            match property.get("type").and_then(Value::as_str) {
+                Some("string") => property["default"] = "".into(),
+                Some("integer") => property["default"] = 0.into(),
+                Some("boolean") => property["default"] = false.into(),
+                _ => {}
+            }
+        }
+        // Nothing may stand beside a reference.
+        if let Some(map) = property.as_object_mut().filter(|m| m.len() > 1)
+            && let Some(target) = map.shift_remove("$ref")
+        {
+            map.insert("allOf".into(), json!([{"$ref": target}]));
+        }
+        if property.get("type") != Some(&Value::from("array")) {
+            continue;
+        }
+        let rule = LISTS.iter().find(|(t, f, ..)| *t == owner && f == field);
+        let (keys, patch) = rule
+            .map(|(_, _, keys, patch)| (*keys, *patch))
+            .unwrap_or(("", "-"));
+        match keys {
+            "" => property["x-kubernetes-list-type"] = "atomic".into(),
+            "*" => property["x-kubernetes-list-type"] = "set".into(),
+            keys => {
+                property["x-kubernetes-list-map-keys"] = keys.split(',').collect();
+                property["x-kubernetes-list-type"] = "map".into();
+            }
+        }
+        if patch != "-" {
+            if !patch.is_empty() {
+                property["x-kubernetes-patch-merge-key"] = patch.into();
+            }
+            property["x-kubernetes-patch-strategy"] = "merge".into();
+        }
     }
 }
 

@@ -62,10 +62,10 @@ fn check(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
             return;
         }
     }
-    if let Some(allowed) = &schema.allowed {
-        if !allowed.contains(value) {
-            causes.push(Cause::not_supported(path, value, allowed));
-        }
+    if let Some(allowed) = &schema.allowed
+        && !allowed.contains(value)
+    {
+        causes.push(Cause::not_supported(path, value, allowed));
     }
     match value {
         Value::String(s) => text(s, value, schema, path, causes),
@@ -89,38 +89,39 @@ fn mismatch(value: &Value, path: &str, want: &str, have: Type, causes: &mut Vec<
 
 fn text(s: &str, value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     let length = s.chars().count() as u64;
-    if let Some(max) = schema.max_length {
-        if length > max {
-            causes.push(Cause::too_long(path, max, "bytes"));
-        }
+    if let Some(max) = schema.max_length
+        && length > max
+    {
+        causes.push(Cause::too_long(path, max, "bytes"));
     }
-    if let Some(min) = schema.min_length {
-        if length < min {
-            let unit = if min == 1 { "char" } else { "chars" };
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should be at least {min} {unit} long"),
-            ));
-        }
+    if let Some(min) = schema.min_length
+        && length < min
+    {
+        let unit = if min == 1 { "char" } else { "chars" };
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should be at least {min} {unit} long"),
+        ));
     }
-    if let Some((source, re)) = &schema.pattern {
-        if !re.is_match(s) {
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should match '{source}'"),
-            ));
-        }
+    if let Some((source, re)) = &schema.pattern
+        && !re.is_match(s)
+    {
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should match '{source}'"),
+        ));
     }
-    if let Some(f) = &schema.format {
-        if schema.kind == Type::String && !format::holds(f, s) {
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body must be of type {f}: {s:?}"),
-            ));
-        }
+    if let Some(f) = &schema.format
+        && schema.kind == Type::String
+        && !format::holds(f, s)
+    {
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must be of type {f}: {s:?}"),
+        ));
     }
 }
 
@@ -134,73 +135,74 @@ fn plain(n: f64) -> String {
 
 fn numeric(n: &Number, value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     let f = n.as_f64().unwrap_or(f64::NAN);
-    if let Some((min, exclusive)) = schema.minimum {
-        if f < min || (exclusive && f <= min) {
-            let than = if exclusive {
-                "greater than"
-            } else {
-                "greater than or equal to"
-            };
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should be {than} {}", plain(min)),
-            ));
-        }
+    if let Some((min, exclusive)) = schema.minimum
+        && (f < min || (exclusive && f <= min))
+    {
+        let than = if exclusive {
+            "greater than"
+        } else {
+            "greater than or equal to"
+        };
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should be {than} {}", plain(min)),
+        ));
     }
-    if let Some((max, exclusive)) = schema.maximum {
-        if f > max || (exclusive && f >= max) {
-            let than = if exclusive {
-                "less than"
-            } else {
-                "less than or equal to"
-            };
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should be {than} {}", plain(max)),
-            ));
-        }
+    if let Some((max, exclusive)) = schema.maximum
+        && (f > max || (exclusive && f >= max))
+    {
+        let than = if exclusive {
+            "less than"
+        } else {
+            "less than or equal to"
+        };
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should be {than} {}", plain(max)),
+        ));
     }
-    if let Some(m) = schema.multiple_of {
-        if m > 0.0 && (f / m).fract() != 0.0 {
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should be a multiple of {}", plain(m)),
-            ));
-        }
+    if let Some(m) = schema.multiple_of
+        && m > 0.0
+        && (f / m).fract() != 0.0
+    {
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should be a multiple of {}", plain(m)),
+        ));
     }
     let range = match schema.format.as_deref() {
         Some("int32") => Some((f64::from(i32::MIN), f64::from(i32::MAX))),
         _ => None,
     };
-    if let Some((low, high)) = range {
-        if f < low || f > high {
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body must be of type int32: {:?}", n.to_string()),
-            ));
-        }
+    if let Some((low, high)) = range
+        && (f < low || f > high)
+    {
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body must be of type int32: {:?}", n.to_string()),
+        ));
     }
 }
 
 fn array(list: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
-    if let Some(max) = schema.max_items {
-        if list.len() as u64 > max {
-            causes.push(Cause::too_many(path, list.len(), max));
-        }
+    if let Some(max) = schema.max_items
+        && list.len() as u64 > max
+    {
+        causes.push(Cause::too_many(path, list.len(), max));
     }
-    if let Some(min) = schema.min_items {
-        if (list.len() as u64) < min {
-            let items = if min == 1 { "item" } else { "items" };
-            causes.push(Cause::invalid(
-                path,
-                &list.len().into(),
-                format!("{path} in body should have at least {min} {items}"),
-            ));
-        }
+    if let Some(min) = schema.min_items
+        && (list.len() as u64) < min
+    {
+        let items = if min == 1 { "item" } else { "items" };
+        causes.push(Cause::invalid(
+            path,
+            &list.len().into(),
+            format!("{path} in body should have at least {min} {items}"),
+        ));
     }
     if let Some(s) = &schema.items {
         for (i, item) in list.iter().enumerate() {
@@ -210,20 +212,20 @@ fn array(list: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
 }
 
 fn object(map: &Map<String, Value>, value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
-    if let Some(max) = schema.max_properties {
-        if map.len() as u64 > max {
-            causes.push(Cause::too_many(path, map.len(), max));
-        }
+    if let Some(max) = schema.max_properties
+        && map.len() as u64 > max
+    {
+        causes.push(Cause::too_many(path, map.len(), max));
     }
-    if let Some(min) = schema.min_properties {
-        if (map.len() as u64) < min {
-            let noun = if min == 1 { "property" } else { "properties" };
-            causes.push(Cause::invalid(
-                path,
-                value,
-                format!("{path} in body should have at least {min} {noun}"),
-            ));
-        }
+    if let Some(min) = schema.min_properties
+        && (map.len() as u64) < min
+    {
+        let noun = if min == 1 { "property" } else { "properties" };
+        causes.push(Cause::invalid(
+            path,
+            value,
+            format!("{path} in body should have at least {min} {noun}"),
+        ));
     }
     for name in &schema.required {
         if !map.contains_key(name) {
@@ -278,14 +280,14 @@ fn combined(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>)
             ));
         }
     }
-    if let Some(s) = &schema.not {
-        if holds(s).is_empty() {
-            causes.push(Cause::invalid(
-                field,
-                &Value::from(""),
-                format!("{path:?} must not validate the schema (not)"),
-            ));
-        }
+    if let Some(s) = &schema.not
+        && holds(s).is_empty()
+    {
+        causes.push(Cause::invalid(
+            field,
+            &Value::from(""),
+            format!("{path:?} must not validate the schema (not)"),
+        ));
     }
 }
 

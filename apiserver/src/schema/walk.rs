@@ -92,10 +92,10 @@ pub(crate) fn default(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(map) => {
             for (key, s) in &schema.properties {
-                if !map.contains_key(key) {
-                    if let Some(d) = &s.default {
-                        map.insert(key.clone(), d.clone());
-                    }
+                if !map.contains_key(key)
+                    && let Some(d) = &s.default
+                {
+                    map.insert(key.clone(), d.clone());
                 }
             }
             default_fields(map, schema);
