@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use proptest::prelude::any;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
@@ -431,5 +433,32 @@ async fn an_address_in_use_is_named() {
     let handler = Handler::new("clusterset.local".parse().unwrap(), None, Metrics::default());
     let error = Server::start(&[s.address], 1, handler).unwrap_err();
     assert!(format!("{error:#}").contains(&s.address.to_string()), "{error:#}");
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn queries_are_counted_by_type_and_outcome() {
+    let s = Running::with_names();
+    let mut registry = Registry::default();
+    s.handler.metrics().register(&mut registry);
+    s.ask("web.demo.svc.clusterset.local.", RecordType::A).await;
+    s.ask("web.demo.svc.clusterset.local.", RecordType::A).await;
+    s.ask("nope.demo.svc.clusterset.local.", RecordType::AAAA).await;
+    s.ask("example.com.", RecordType::MX).await;
+    s.handler.metrics().measure_age();
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    for line in [
+        "dns_queries_total{type=\"A\",rcode=\"NOERROR\"} 2",
+        "dns_queries_total{type=\"AAAA\",rcode=\"NXDOMAIN\"} 1",
+        "dns_queries_total{type=\"other\",rcode=\"REFUSED\"} 1",
+        "dns_imports 3",
+        "dns_snapshot_age_seconds ",
+    ] {
+        assert!(
+            text.lines().any(|l| l.starts_with(line)),
+            "{line} is not in\n{text}"
+        );
+    }
     s.stop().await;
 }

@@ -30,7 +30,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "dns_queries",
             "Queries answered, by type and response code",

@@ -13,7 +13,7 @@ use super::Handler;
 
 /// How long a TCP connection may stay without a question.
 const TCP_IDLE: Duration = Duration::from_secs(5);
-/// Bytes of answers that wait for a slow TCP client.
+/// Answers that wait for a slow TCP client.
 const TCP_BUFFER: usize = 32;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 512;
