@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strait_core::kernel::{MacAddress, NextHop, Route, RouteKind};
 use strait_linux::link::{Ipv4Conf, Links, VethEnd, Vxlan};
@@ -51,6 +51,24 @@ fn pair() -> (Netns, Netns, Links, Links) {
         .unwrap();
     links_a.set_up("east").unwrap();
     links_b.set_up("west").unwrap();
+    // The kernel gets a device ready for IPv6 after it has seen the carrier, which takes a moment.
+    let start = Instant::now();
+    for (links, device) in [(&links_a, "east"), (&links_b, "west")] {
+        let ready = || {
+            links
+                .addresses(device)
+                .unwrap()
+                .iter()
+                .any(|a| a.to_string().starts_with("fe80:"))
+        };
+        while !ready() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "{device} got no link-local address"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
     (a, b, links_a, links_b)
 }
 

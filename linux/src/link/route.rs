@@ -67,10 +67,18 @@ impl Links {
         self.routes_named(protocol, &names)
     }
 
-    /// How many routes there are of all protocol numbers, in all tables.
+    /// How many routes there are of all protocol numbers, in all tables, without those that the kernel
+    /// makes for its own addresses (which come and go with duplicate address detection).
     pub(crate) fn route_count(&self) -> Result<usize> {
+        const RTN_LOCAL_TO_MULTICAST: std::ops::RangeInclusive<u8> = 2..=5;
         let message = Message::new(RTM_GETROUTE, 0, &[0; 12]);
-        let all = self.with(|socket| socket.dump(&message, || "list routes".into(), |_, _| Some(())))?;
+        let all = self.with(|socket| {
+            socket.dump(
+                &message,
+                || "list routes".into(),
+                |_, body| (!RTN_LOCAL_TO_MULTICAST.contains(body.get(7)?)).then_some(()),
+            )
+        })?;
         Ok(all.len())
     }
 

@@ -46,6 +46,20 @@ fn route(links: &Links, destination: &str, device: &str, via: &str) {
     links.set_route(&route, PROTOCOL_STATIC).unwrap();
 }
 
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{what} did not come within 20 s"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How long a connection may take: packets of a refused one are lost, so some tests wait for all of it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 impl Bed {
     pub(crate) fn new() -> Self {
         let [client, node, server] = [(); 3].map(|()| Netns::new().unwrap());
@@ -77,6 +91,21 @@ impl Bed {
             for address in addresses {
                 links.add_address(device, address.parse().unwrap()).unwrap();
             }
+        }
+        // The kernel gets a device ready for IPv6 after it has seen the carrier, which takes a moment.
+        for (links, device) in [
+            (&client_links, "eth0"),
+            (&node_links, "client0"),
+            (&node_links, "server0"),
+            (&server_links, "eth0"),
+        ] {
+            wait_for("a link-local address", || {
+                links
+                    .addresses(device)
+                    .unwrap()
+                    .iter()
+                    .any(|a| a.to_string().starts_with("fe80:"))
+            });
         }
         route(&client_links, "0.0.0.0/0", "eth0", "10.1.0.1");
         route(&client_links, "::/0", "eth0", "fd01::1");
@@ -266,11 +295,11 @@ pub(crate) fn ask_from(
         if let Some(from) = from {
             socket.bind(&SocketAddr::new(from, 0).into())?;
         }
-        socket.connect_timeout(&to.into(), Duration::from_secs(3))?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
         Ok(socket.into())
     };
     let mut stream = namespace.run(connect).unwrap()?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = String::new();
     std::io::Read::read_to_string(&mut stream, &mut text)?;
     let mut words = text.split(' ');
