@@ -44,7 +44,7 @@ impl Dns {
         ];
         let args = Cli::try_parse_from(flags).unwrap().args;
         let shutdown = Shutdown::default();
-        let daemon = Daemon::start_with(&args, world.direct.clone(), shutdown.clone())
+        let daemon = Daemon::start_with(&args, world.dns_client.clone(), shutdown.clone())
             .await
             .unwrap();
         let (address, status) = (daemon.addresses()[0], daemon.status().clone());
@@ -158,4 +158,16 @@ async fn a_headless_service_is_answered_from_its_slices() {
     .await;
     dns.stop().await;
     blue.stop().await;
+}
+
+#[tokio::test]
+async fn the_roles_under_these_tests_are_enforced() {
+    let blue = World::new("blue", 1).await;
+    for client in [&blue.dns_client, &blue.client] {
+        let secrets: kube::Api<k8s_openapi::api::core::v1::Secret> = kube::Api::all(client.clone());
+        match secrets.list(&Default::default()).await {
+            Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
+            other => panic!("a daemon may list all secrets: {other:?}"),
+        }
+    }
 }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use strait_api::mcs::{ServiceExport, ServiceImport};
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Member};
-use strait_apiserver::{Config, Server};
+use strait_apiserver::{Config, Server, User};
 use strait_daemon::Shutdown;
 use strait_lighthouse_dns::controllers::{self, Settings};
 
@@ -57,8 +57,10 @@ pub struct World {
     _server: Server,
     /// What users and Kubernetes use.
     pub direct: Client,
-    /// What the controllers use.
+    /// What the controllers use: the agent's service account, with its roles from deploy/.
     pub client: Client,
+    /// What the DNS server uses, likewise.
+    pub dns_client: Client,
     pub wire: Arc<Mutex<Wire>>,
     pub shutdown: Shutdown,
     running: Option<tokio::task::JoinHandle<()>>,
@@ -73,12 +75,16 @@ impl World {
             .map(|crd| serde_json::to_string(crd).unwrap())
             .collect();
         let server = Server::start(config).await.unwrap();
+        for role in ["agent", "dns"] {
+            server.apply_manifest(&roles(role)).await.unwrap();
+        }
         let wire = Arc::new(Mutex::new(Wire::default()));
         let direct = Client::new(server.admin_service(), "default");
         let world = Self {
             id: id.to_owned(),
+            client: tap(service_account(&server, "strait-agent"), wire.clone()),
+            dns_client: service_account(&server, "strait-dns"),
             _server: server,
-            client: tap(direct.clone(), wire.clone()),
             direct,
             wire,
             shutdown: Shutdown::default(),
@@ -278,6 +284,31 @@ impl World {
     pub fn refuse(&self, what: Option<&str>) {
         self.wire.lock().unwrap().refuse = what.map(str::to_owned);
     }
+}
+
+/// The namespace, and what of a role's manifest says who may do what.
+fn roles(role: &str) -> String {
+    let file = format!("{}/../deploy/base/{role}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(file).unwrap();
+    let namespace = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n",
+        names::NAMESPACE
+    );
+    let rights = text.split("\n---\n").filter(|d| {
+        d.contains("\nkind: ServiceAccount\n")
+            || d.contains("\nkind: Role")
+            || d.contains("\nkind: ClusterRole")
+    });
+    let documents: Vec<&str> = std::iter::once(namespace.as_str()).chain(rights).collect();
+    assert!(documents.len() > 3, "{role}.yaml holds no roles");
+    documents.join("\n---\n")
+}
+
+fn service_account(server: &Server, name: &str) -> Client {
+    let user = format!("system:serviceaccount:{}:{name}", names::NAMESPACE);
+    let groups = format!("system:serviceaccounts:{}", names::NAMESPACE);
+    let user = User::new(&user, &["system:serviceaccounts", &groups]);
+    Client::new(server.service_as(user), "default")
 }
 
 /// A client whose requests a test sees, and may refuse.
