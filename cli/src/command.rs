@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::apiserver::{self, ApiserverArgs};
 use crate::image::{self, ImageArgs};
 use crate::logging::LogArgs;
 
@@ -52,9 +53,15 @@ pub(crate) enum Command {
     },
     /// Write this program as a container image archive, for `docker load` or `ctr images import`
     Image(ImageArgs),
+    /// The API server of a lab's cluster; for the lab's own use
+    #[command(hide = true)]
+    Apiserver(ApiserverArgs),
     /// The process behind a lab; for the lab's own use
     #[command(hide = true)]
     LabSupervisor(strait_lab::SupervisorArgs),
+    /// A daemon in a lab, with its volumes; for the lab's own use
+    #[command(hide = true)]
+    LabContainer(strait_lab::ContainerArgs),
     /// Small programs for pods of a lab
     #[command(hide = true)]
     LabTool(strait_lab::ToolArgs),
@@ -87,7 +94,12 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             image::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Apiserver(args) => {
+            apiserver::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::LabSupervisor(args) => strait_lab::run_supervisor(args),
+        Command::LabContainer(args) => strait_lab::run_container(args),
         Command::LabTool(args) => strait_lab::run_tool(args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::control::{self, PodRequest, Request, Response};
+use crate::demo::{self, DemoArgs};
 use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
 use crate::{enter, start, status};
@@ -24,6 +25,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show one request from a pod of one cluster to a service of another, and take everything down
+    Demo(DemoArgs),
     /// Bring up a lab and leave it running
     Up(UpArgs),
     /// Show a lab's nodes, pods and daemons
@@ -142,6 +145,7 @@ impl FamilyArgs {
 pub fn run(args: Args) -> Result<ExitCode> {
     let dir = LabDir::of(&args.name)?;
     match args.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Up(up) => {
             ensure!(
                 up.gateways <= up.nodes,

@@ -126,11 +126,35 @@ impl LabDir {
             .join(format!("{}.log", process.replace('/', "_")))
     }
 
-    /// A directory for the data of a process; made if need be.
-    pub(crate) fn data(&self, process: &str) -> Result<PathBuf> {
-        let path = self.path.join("data").join(process.replace('/', "_"));
-        private_dir(&path)?;
+    /// A directory for data, by a path below `data`; made if need be.
+    pub(crate) fn data(&self, path: &str) -> Result<PathBuf> {
+        let path = self.path.join("data").join(path);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
+    }
+
+    /// The process of a daemon's container, as the host numbers it; `None` where there is none.
+    pub(crate) fn container(&self, process: &str) -> Result<Option<i32>> {
+        if process
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
+            return Ok(None);
+        }
+        let path = self.path.join("data").join(process).join("pid");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(
+                text.trim()
+                    .parse()
+                    .with_context(|| format!("{} is damaged", path.display()))?,
+            )),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
     }
 
     /// lab.json, or `None` where there is none.

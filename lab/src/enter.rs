@@ -1,46 +1,91 @@
 //! Commands inside a lab's namespaces.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dir::{LabDir, LabFile};
 
-/// Moves this process into the lab: what it starts from now on sees the lab's processes, mounts, and the
-/// network of `place` (`CLUSTER/NODE`, `CLUSTER/POD` or `router`). It must have one thread only.
-pub(crate) fn enter(file: &LabFile, place: &str) -> Result<()> {
-    let Some(network) = file.namespaces.get(place) else {
-        let known: Vec<&str> = file.namespaces.keys().map(String::as_str).collect();
-        bail!("there is no {place:?} in the lab; there are {}", known.join(", "));
+/// Moves this process into the lab: what it starts from now on sees the lab's processes, and the network
+/// and mounts of `place` (`CLUSTER/NODE`, `CLUSTER/POD`, `router`, or a daemon's container by
+/// `CLUSTER/NODE/DAEMON`). It must have one thread only. Returns the place's own environment.
+fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsString)>> {
+    let holder = file.supervisor.pid;
+    let (network, mounts, environment) = match (file.namespaces.get(place), dir.container(place)?) {
+        (Some(network), _) => (network.clone(), format!("/proc/{holder}/ns/mnt"), None),
+        (None, Some(pid)) => (
+            format!("/proc/{pid}/ns/net"),
+            format!("/proc/{pid}/ns/mnt"),
+            Some(format!("/proc/{pid}/environ")),
+        ),
+        (None, None) => {
+            let known: Vec<&str> = file.namespaces.keys().map(String::as_str).collect();
+            bail!("there is no {place:?} in the lab; there are {}", known.join(", "));
+        }
     };
-    let pid = file.supervisor.pid;
-    let join = |path: &str, kind: LinkNameSpaceType| -> Result<()> {
-        let fd = File::open(path).with_context(|| format!("cannot open the namespace {path}"))?;
+    let open = |path: &str| {
+        File::open(path).with_context(|| format!("cannot open {path}; `strait lab status` shows what runs"))
+    };
+    let join = |fd: &File, kind: LinkNameSpaceType| {
         move_into_link_name_space(fd.as_fd(), Some(kind))
-            .with_context(|| format!("cannot enter the namespace {path}"))
+            .with_context(|| format!("cannot enter the {kind:?} namespace of {place}"))
     };
     if file.rootless {
-        join(&format!("/proc/{pid}/ns/user"), LinkNameSpaceType::User)?;
+        join(
+            &open(&format!("/proc/{holder}/ns/user"))?,
+            LinkNameSpaceType::User,
+        )?;
     }
-    // The order matters: paths under /proc are those of the host's mounts.
-    join(network, LinkNameSpaceType::Network)?;
-    join(&format!("/proc/{pid}/ns/pid"), LinkNameSpaceType::ProcessID)?;
-    join(&format!("/proc/{pid}/ns/mnt"), LinkNameSpaceType::Mount)
+    let network = open(&network)?;
+    let processes = open(&format!("/proc/{holder}/ns/pid"))?;
+    let mounts = open(&mounts)?;
+    let environment = match environment {
+        Some(path) => parse_environment(&fs::read(&path).with_context(|| format!("cannot read {path}"))?),
+        None => Vec::new(),
+    };
+    join(&network, LinkNameSpaceType::Network)?;
+    join(&processes, LinkNameSpaceType::ProcessID)?;
+    join(&mounts, LinkNameSpaceType::Mount)?;
+    Ok(environment)
+}
+
+fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
+    let pair = |entry: &[u8]| {
+        let at = entry.iter().position(|b| *b == b'=')?;
+        Some((
+            OsStr::from_bytes(&entry[..at]).to_owned(),
+            OsStr::from_bytes(&entry[at + 1..]).to_owned(),
+        ))
+    };
+    bytes.split(|b| *b == 0).filter_map(pair).collect()
 }
 
 /// Runs a command in a place of the lab and passes its exit code on.
 pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitCode> {
     let here = std::env::current_dir().ok();
-    enter(&dir.running()?, place)?;
     let (program, arguments) = argv.split_first().context("no command was given")?;
-    let mut command = Command::new(program);
-    command.args(arguments);
-    if let Some(here) = here {
+    // This program is at hand everywhere, also where it is in no PATH.
+    let program = if program == "strait" {
+        std::env::current_exe()
+            .context("cannot find this program's file")?
+            .into_os_string()
+    } else {
+        program.clone()
+    };
+    let environment = enter(dir, &dir.running()?, place)?;
+    let mut command = Command::new(&program);
+    if !environment.is_empty() {
+        command.env_remove("KUBECONFIG");
+    }
+    command.args(arguments).envs(environment);
+    if let Some(here) = here.filter(|h| h.exists()) {
         command.current_dir(here);
     }
     // The command is in the terminal's foreground group too and gets Ctrl-C itself; this process only
@@ -49,7 +94,7 @@ pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitC
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut interrupts = signal(SignalKind::interrupt())?;
         let mut child = tokio::process::Command::from(command)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;

@@ -7,11 +7,16 @@
 
 mod alive;
 mod args;
+mod container;
 mod control;
+mod demo;
 mod dir;
 mod enter;
+mod firewall;
 mod handover;
 mod leaks;
+mod manifests;
+mod objects;
 mod processes;
 mod sandbox;
 mod start;
@@ -19,8 +24,10 @@ mod status;
 mod supervisor;
 mod tool;
 pub mod topology;
+mod wait;
 mod wires;
 
 pub use args::{Args, run};
+pub use container::{ContainerArgs, run_container};
 pub use sandbox::{SupervisorArgs, run_supervisor};
 pub use tool::{ToolArgs, run_tool};

@@ -30,8 +30,10 @@ pub(crate) struct Spec {
     pub(crate) id: String,
     /// Program and arguments.
     pub(crate) argv: Vec<OsString>,
-    /// Added to the supervisor's environment.
+    /// Its environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// Whether it gets the supervisor's environment as well.
+    pub(crate) inherit: bool,
     /// Where.
     pub(crate) namespace: Netns,
     /// Its output.
@@ -142,11 +144,6 @@ impl Processes {
         self.lock().values().map(|p| p.status()).collect()
     }
 
-    /// How one is.
-    pub(crate) fn status_of(&self, id: &str) -> Option<ProcessStatus> {
-        self.lock().get(id).map(|p| p.status())
-    }
-
     fn find(&self, id: &str) -> Result<Arc<Process>> {
         let all = self.lock();
         match all.get(id) {
@@ -188,6 +185,9 @@ impl Process {
         let mut argv = spec.argv.iter();
         let program = argv.next().context("no command was given")?;
         let mut command = Command::new(program);
+        if !spec.inherit {
+            command.env_clear();
+        }
         command.args(argv).envs(&spec.env).stdin(self.stdin()?);
         command.stdout(log.try_clone()?).stderr(log);
         spec.namespace.attach(&mut command);
@@ -264,6 +264,7 @@ mod tests {
             id: id.to_owned(),
             argv: ["sh", "-c", script].iter().map(OsString::from).collect(),
             env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+            inherit: true,
             namespace: Netns::new().unwrap(),
             log: dir.path().join("log"),
             stdin: None,
@@ -292,7 +293,7 @@ mod tests {
                 until("the first start", || log() == "hello\n");
                 processes.kill("a/b/c", Signal::KILL).unwrap();
                 until("the second start", || log() == "hello\nhello\n");
-                let status = processes.status_of("a/b/c").unwrap();
+                let status = processes.status().remove(0);
                 assert_eq!(status.restarts, 1);
                 assert_eq!(status.last_end.as_deref(), Some("signal 9"));
                 let error = processes.kill("a/b/d", Signal::KILL).unwrap_err().to_string();

@@ -16,6 +16,7 @@ use strait_core::kernel::{MAIN_TABLE, MacAddress, NextHop, Route, RouteKind};
 use strait_linux::link::{Links, PROTOCOL_STATIC, VethEnd};
 use strait_linux::netns::Netns;
 
+use crate::firewall;
 use crate::topology::{Cluster, Lan, Node, Topology};
 
 /// What a pod takes as its next hop, on every node.
@@ -120,6 +121,7 @@ pub(crate) fn build_node(router: &Netns, cluster: &Cluster, node: &Node) -> Resu
             links.set_route(&route(*cidr, ETH0, Some(address.addr())), PROTOCOL_STATIC)?;
         }
     }
+    firewall::masquerade(&namespace, cluster, node)?;
     Ok(namespace)
 }
 

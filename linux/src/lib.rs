@@ -15,6 +15,7 @@ mod netlink;
 pub mod netns;
 mod nft;
 pub mod sandbox;
+pub mod table;
 pub mod testing;
 pub mod tun;
 pub mod userns;

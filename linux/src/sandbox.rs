@@ -29,3 +29,16 @@ pub fn enter() -> Result<bool> {
     Links::open()?.set_up("lo")?;
     Ok(rootless)
 }
+
+/// Moves this process into a mount namespace of its own, where what it mounts is seen by nobody else. The
+/// process must have one thread only.
+///
+/// # Errors
+/// Where the process may not make one.
+pub fn own_mounts() -> Result<()> {
+    // SAFETY: no file descriptor table is unshared, and with one thread nobody else's mounts change.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+        .map_err(|e| userns::refused("make a mount namespace", e.into()))?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(|e| Error::system("make the mounts private", e))
+}

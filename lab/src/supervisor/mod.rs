@@ -1,21 +1,30 @@
 //! The supervisor: builds the lab, keeps it running, answers requests.
 
+mod broker;
+mod cluster;
+mod kubelet;
 mod network;
 mod pods;
 mod requests;
+mod services;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use futures::future::try_join_all;
+use kube::Client;
 
 use crate::alive::ProcessId;
 use crate::dir::{LabDir, LabFile};
 use crate::handover::{self, Progress};
+use crate::manifests::Manifests;
 use crate::processes::Processes;
 use crate::sandbox::SupervisorArgs;
 use crate::topology::{Shape, Topology};
@@ -29,7 +38,11 @@ pub(crate) struct Lab {
     network: Network,
     pods: Pods,
     processes: Processes,
+    /// The administrator's client of each cluster.
+    clients: Mutex<BTreeMap<String, Client>>,
     file: Mutex<LabFile>,
+    /// This program's file.
+    program: OsString,
 }
 
 /// Runs the supervisor until the lab ends.
@@ -37,7 +50,7 @@ pub(crate) fn run(args: &SupervisorArgs) -> Result<()> {
     let maker = handover::from_stdin()?;
     let sockets = handover::receive_sockets(&maker)?;
     let ready = Arc::new(AtomicBool::new(false));
-    end_with(&maker, args.tethered, Arc::clone(&ready))?;
+    end_with(&maker, LabDir::of(&args.lab)?, args.tethered, Arc::clone(&ready))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -46,7 +59,7 @@ pub(crate) fn run(args: &SupervisorArgs) -> Result<()> {
 }
 
 /// Ends the lab when its maker goes away before the lab is ready, or, if tethered, at any time.
-fn end_with(maker: &UnixStream, tethered: bool, ready: Arc<AtomicBool>) -> Result<()> {
+fn end_with(maker: &UnixStream, dir: LabDir, tethered: bool, ready: Arc<AtomicBool>) -> Result<()> {
     let mut maker = maker.try_clone()?;
     std::thread::Builder::new()
         .name("maker".to_owned())
@@ -55,6 +68,9 @@ fn end_with(maker: &UnixStream, tethered: bool, ready: Arc<AtomicBool>) -> Resul
             let ended = maker.read(&mut [0]);
             if tethered || !ready.load(Ordering::SeqCst) {
                 tracing::info!("whoever started the lab is gone ({ended:?}); it ends");
+                if tethered && let Err(error) = dir.remove() {
+                    tracing::warn!("{error:#}");
+                }
                 std::process::exit(0);
             }
         })?;
@@ -67,21 +83,30 @@ async fn supervise(
     sockets: Vec<TcpListener>,
     ready: &AtomicBool,
 ) -> Result<()> {
-    let step = |text: String| handover::tell(maker, &Progress::Step(text));
+    let started = Instant::now();
+    strait_daemon::client::install_crypto();
     let shape: Shape = serde_json::from_str(&args.shape).context("the lab's shape is damaged")?;
     let topology = Topology::new(&args.lab, &shape);
     let dir = LabDir::of(&args.lab)?;
     let file = first_file(args, &topology, &sockets)?;
     dir.write(&file)?;
 
-    step(format!(
-        "wires: {} clusters of {} nodes",
-        shape.clusters, shape.nodes
-    ));
+    let step = |text: &str| {
+        tracing::info!("{text} ({:.2} s)", started.elapsed().as_secs_f64());
+        handover::tell(maker, &Progress::Step(text.to_owned()));
+    };
     let network = Network::build(&topology)?;
+    step(&format!(
+        "network: {} clusters of {} nodes, {} of them gateways",
+        shape.clusters, shape.nodes, shape.gateways
+    ));
     let lab = Arc::new(Lab {
+        program: std::env::current_exe()
+            .context("cannot find this program's file")?
+            .into(),
         pods: Pods::default(),
         processes: Processes::default(),
+        clients: Mutex::default(),
         file: Mutex::new(file),
         dir,
         topology,
@@ -89,10 +114,61 @@ async fn supervise(
     });
     lab.write_file(false)?;
     let requests = requests::listen(&lab)?;
+    bring_up(&lab, sockets, &step).await?;
     ready.store(true, Ordering::SeqCst);
     lab.write_file(true)?;
     handover::tell(maker, &Progress::Ready);
     requests.await.context("the supervisor's socket failed")?
+}
+
+/// Starts everything in the network: the broker, and beside it the clusters.
+async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)) -> Result<()> {
+    let manifests = Manifests::load()?;
+    let mut sockets = sockets.into_iter();
+    let broker_socket = sockets
+        .next()
+        .context("no socket for the broker was handed over")?;
+    let (broker_up, broker) = tokio::sync::watch::channel(false);
+    let start_broker = async {
+        lab.start_broker(broker_socket).await?;
+        step("broker: stand-alone, answers");
+        broker_up.send_replace(true);
+        anyhow::Ok(())
+    };
+    let clusters = lab
+        .topology
+        .clusters
+        .iter()
+        .zip(sockets)
+        .map(|(cluster, socket)| {
+            let mut broker = broker.clone();
+            let manifests = &manifests;
+            async move {
+                let name = &cluster.name;
+                let client = lab.start_api_server(cluster, socket).await?;
+                lab.clients().insert(name.clone(), client.clone());
+                lab.seed(cluster, &client, manifests)
+                    .await
+                    .with_context(|| format!("cannot write the first objects of {name}"))?;
+                tokio::spawn(services::keep(Arc::clone(lab), name.clone(), client.clone()));
+                tokio::spawn(Arc::clone(lab).follow_deletions(name.clone(), client.clone()));
+                step(&format!("{name}: API server answers, nodes and manifests are in"));
+                broker
+                    .wait_for(|up| *up)
+                    .await
+                    .context("the broker did not come up")?;
+                lab.join(cluster).await?;
+                step(&format!("{name}: joined"));
+                let daemons = lab.start_daemons(cluster, &client, manifests).await?;
+                lab.await_daemons(&client, &daemons).await?;
+                step(&format!("{name}: {} daemons are ready", daemons.len()));
+                let lab = Arc::clone(lab);
+                tokio::spawn(async move { lab.follow_probes(client, daemons).await });
+                Ok(())
+            }
+        });
+    tokio::try_join!(start_broker, try_join_all(clusters))?;
+    Ok(())
 }
 
 fn first_file(args: &SupervisorArgs, topology: &Topology, sockets: &[TcpListener]) -> Result<LabFile> {
@@ -117,6 +193,32 @@ fn first_file(args: &SupervisorArgs, topology: &Topology, sockets: &[TcpListener
 }
 
 impl Lab {
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The administrator's client of a cluster.
+    fn client(&self, cluster: &str) -> Result<Client> {
+        let clients = self.clients();
+        clients
+            .get(cluster)
+            .cloned()
+            .with_context(|| format!("the API server of {cluster} is not up"))
+    }
+
+    /// The environment of a process that is to see nothing of the user's.
+    fn clean_environment(&self) -> BTreeMap<String, String> {
+        ["PATH", "STRAIT_LOG", "STRAIT_LOG_FORMAT", "RUST_BACKTRACE"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)))
+            .collect()
+    }
+
+    /// An error with the end of a process's log.
+    fn with_log(&self, error: anyhow::Error, process: &str) -> anyhow::Error {
+        anyhow!("{error:#}{}", crate::start::tail(&self.dir, process))
+    }
+
     /// Writes lab.json with the namespaces as they are now.
     fn write_file(&self, ready: bool) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,16 +1,31 @@
 //! Pods, as kubelet and CNI would run them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use kube::api::DeleteParams;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use strait_daemon::{Inputs, Shutdown};
 use strait_linux::netns::Netns;
 
 use super::Lab;
+use super::kubelet::set_pod_status;
 use crate::control::{PodRequest, PodStatus};
+use crate::objects::apply;
 use crate::processes::Spec;
+use crate::wait::until;
 use crate::wires::{self, PodWire};
+
+/// How long a pod may take until its ports answer.
+const POD_READY: Duration = Duration::from_secs(20);
+/// How long one probe may take.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// All pods, by `CLUSTER/POD`.
 #[derive(Debug, Default)]
@@ -23,6 +38,8 @@ struct Pod {
     index: u8,
     addresses: Vec<IpAddr>,
     wire: PodWire,
+    /// Whether its object was written: from then on, its absence is its end.
+    announced: bool,
     has_process: bool,
 }
 
@@ -36,6 +53,16 @@ impl Pods {
         self.lock()
             .iter()
             .map(|(name, pod)| (name.clone(), pod.wire.namespace.clone()))
+            .collect()
+    }
+
+    /// Names and namespaces of a cluster's pods whose objects were written.
+    fn announced(&self, cluster: &str) -> Vec<(String, String)> {
+        let of = |place: &str| place.strip_prefix(cluster)?.strip_prefix('/').map(str::to_owned);
+        self.lock()
+            .iter()
+            .filter(|(_, pod)| pod.announced)
+            .filter_map(|(place, pod)| Some((of(place)?, pod.namespace.clone())))
             .collect()
     }
 
@@ -89,7 +116,8 @@ impl Lab {
             namespace: request.namespace.clone(),
             index,
             addresses: addresses.clone(),
-            has_process: !request.argv.is_empty(),
+            announced: false,
+            has_process: false,
             wire,
         };
         let namespace = pod.wire.namespace.clone();
@@ -99,25 +127,124 @@ impl Lab {
         Ok((namespace, addresses))
     }
 
-    /// Starts a pod.
-    pub(super) fn run_pod(&self, request: &PodRequest) -> Result<Vec<IpAddr>> {
-        let (namespace, addresses) = self.wire_pod(request)?;
+    /// Starts a pod and waits until it is ready.
+    pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<Vec<IpAddr>> {
+        let client = self.client(&request.cluster)?;
+        let place = format!("{}/{}", request.cluster, request.name);
+        let lab = Arc::clone(self);
+        let (namespace, addresses, request) = tokio::task::spawn_blocking(move || {
+            let (namespace, addresses) = lab.wire_pod(&request)?;
+            anyhow::Ok((namespace, addresses, request))
+        })
+        .await??;
+        let started = self.start_pod(&client, &request, namespace, &addresses).await;
+        if let Err(error) = started {
+            let lab = Arc::clone(self);
+            let undone = place.clone();
+            tokio::task::spawn_blocking(move || lab.remove_pod(&undone)).await??;
+            delete_pod(&client, &request.namespace, &request.name).await?;
+            return Err(error);
+        }
+        Ok(addresses)
+    }
+
+    async fn start_pod(
+        &self,
+        client: &Client,
+        request: &PodRequest,
+        namespace: Netns,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let PodRequest {
+            cluster, node, name, ..
+        } = request;
+        let id = format!("{cluster}/{name}");
+        let ports: Vec<Value> = request
+            .ports
+            .iter()
+            .map(|p| json!({ "containerPort": p, "protocol": "TCP" }))
+            .collect();
+        apply(client, &json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": request.namespace, "labels": request.labels },
+            "spec": {
+                "nodeName": node,
+                "containers": [{ "name": name, "image": "strait-lab", "args": request.argv, "ports": ports }],
+            },
+        }))
+        .await?;
+        let plan = self.topology.cluster(cluster).and_then(|c| c.node(node));
+        let host_ip = plan.and_then(|n| n.ips().first().copied());
+        set_pod_status(client, &request.namespace, name, addresses, host_ip, false).await?;
+        if let Some(pod) = self.pods.lock().get_mut(&id) {
+            pod.announced = true;
+        }
         if !request.argv.is_empty() {
-            let id = format!("{}/{}", request.cluster, request.name);
-            let started = self.processes.start(Spec {
+            self.processes.start(Spec {
                 argv: request.argv.iter().map(Into::into).collect(),
-                env: pod_environment(request, &addresses),
+                env: pod_environment(request, addresses),
+                inherit: true,
                 namespace,
                 log: self.dir.log(&id),
                 stdin: None,
                 id: id.clone(),
-            });
-            if let Err(error) = started {
-                self.forget_pod(&id)?;
-                return Err(error);
+            })?;
+            if let Some(pod) = self.pods.lock().get_mut(&id) {
+                pod.has_process = true;
             }
         }
-        Ok(addresses)
+        let answers = until(format!("the pod {id}"), POD_READY, || {
+            self.answers(request, addresses)
+        })
+        .await;
+        answers.map_err(|e| self.with_log(e, &id))?;
+        set_pod_status(client, &request.namespace, name, addresses, host_ip, true).await
+    }
+
+    /// Whether all ports of a pod accept connections from its node, as kubelet's probes try.
+    async fn answers(&self, request: &PodRequest, addresses: &[IpAddr]) -> Result<()> {
+        let node = self.network.node(&request.cluster, &request.node)?.clone();
+        let targets: Vec<SocketAddr> = addresses
+            .iter()
+            .flat_map(|ip| request.ports.iter().map(|port| SocketAddr::new(*ip, *port)))
+            .collect();
+        let connect = move || -> Result<()> {
+            for target in targets {
+                TcpStream::connect_timeout(&target, PROBE)
+                    .with_context(|| format!("{target} does not accept connections"))?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(move || node.run(connect)).await??
+    }
+
+    /// Ends pods of a cluster whose objects are deleted, while the lab lives.
+    pub(super) async fn follow_deletions(self: Arc<Self>, cluster: String, client: Client) {
+        let mut inputs = Inputs::new(None, Shutdown::default());
+        let objects = inputs.watch_all::<PodObject>(&client, watcher::Config::default());
+        objects.live().await;
+        loop {
+            inputs.changed(Duration::from_millis(5)).await;
+            for (name, namespace) in self.pods.announced(&cluster) {
+                let object = objects.get(&namespace, &name);
+                let deleting = object
+                    .as_ref()
+                    .is_some_and(|o| o.metadata.deletion_timestamp.is_some());
+                if object.is_some() && !deleting {
+                    continue;
+                }
+                let lab = Arc::clone(&self);
+                let place = format!("{cluster}/{name}");
+                let ended = tokio::task::spawn_blocking(move || lab.remove_pod(&place)).await;
+                let ended = match ended.map_err(Into::into).and_then(|r| r) {
+                    Ok(()) if deleting => delete_pod(&client, &namespace, &name).await,
+                    other => other,
+                };
+                if let Err(error) = ended {
+                    tracing::warn!("cannot end the pod {cluster}/{name}: {error:#}");
+                }
+            }
+        }
     }
 
     /// Ends a pod; there need not be one.
@@ -136,6 +263,19 @@ impl Lab {
         let cluster = place.split_once('/').map_or(place, |(c, _)| c);
         wires::remove_pod(self.network.node(cluster, &pod.node)?, &pod.wire)?;
         self.write_file(false)
+    }
+}
+
+/// Deletes a pod's object at once, as kubelet does in the end; there need not be one.
+async fn delete_pod(client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let at_once = DeleteParams::default().grace_period(0);
+    match Api::<PodObject>::namespaced(client.clone(), namespace)
+        .delete(name, &at_once)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("cannot delete the pod {namespace}/{name}")),
     }
 }
 

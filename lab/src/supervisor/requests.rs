@@ -54,11 +54,7 @@ async fn answer(lab: &Arc<Lab>, request: Request) -> Result<Response> {
             pods: lab.pods.status(),
             leaks: lab.network.leaks.counts(),
         }))),
-        Request::RunPod(pod) => {
-            let lab = Arc::clone(lab);
-            let addresses = tokio::task::spawn_blocking(move || lab.run_pod(&pod)).await??;
-            Ok(Response::Pod(addresses))
-        }
+        Request::RunPod(pod) => Ok(Response::Pod(lab.run_pod(pod).await?)),
         Request::Kill { process, signal } => {
             let signal = Signal::from_named_raw(signal)
                 .with_context(|| format!("{signal} is no signal that can be sent"))?;

@@ -1,6 +1,6 @@
 //! ICMP echo: round trips, and the hops of a path.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -143,7 +143,7 @@ impl Icmp {
             let (n, from) = match self.socket.recv_from(&mut buffer) {
                 Ok(received) => received,
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e).context("cannot receive"),
             };
             let rtt = started.elapsed().as_secs_f64() * 1e3;

@@ -35,7 +35,7 @@ struct Group {
 
 /// Carries out changes together. On failure none of the batch that failed is done.
 pub(crate) fn apply(socket: &mut Socket, ops: &[&NftOp]) -> std::result::Result<(), Vec<NftFailure>> {
-    let groups = encode(ops)?;
+    let groups = encode(NFT_TABLE, ops)?;
     let limit = socket.datagram_limit();
     let mut rest = groups.as_slice();
     while !rest.is_empty() {
@@ -57,6 +57,24 @@ pub(crate) fn apply(socket: &mut Socket, ops: &[&NftOp]) -> std::result::Result<
         commit(socket, &messages)?;
     }
     Ok(())
+}
+
+/// Makes a table that is not ours anew, as a whole, in place of one of the same name.
+pub(crate) fn replace_table(socket: &mut Socket, table: &str, ops: &[&NftOp]) -> Result<()> {
+    let groups = encode(table, ops).map_err(first_error)?;
+    let again = [NEW_TABLE, DEL_TABLE, NEW_TABLE].map(|kind| table_message(table, kind));
+    let messages: Vec<Message> = again
+        .into_iter()
+        .chain(groups.into_iter().flat_map(|g| g.messages))
+        .collect();
+    commit_all(socket, &messages, &format!("make the nftables table {table}"))
+}
+
+fn first_error(mut failures: Vec<NftFailure>) -> Error {
+    match failures.pop() {
+        Some(failure) => failure.error,
+        None => Error::Protocol("no reason given".into()),
+    }
 }
 
 /// Sends one batch of messages that do not come from a plan.
@@ -117,7 +135,7 @@ fn refused(refusal: Refusal) -> Error {
     refusal.doing(format!("change the nftables table {NFT_TABLE}"))
 }
 
-fn encode(ops: &[&NftOp]) -> std::result::Result<Vec<Group>, Vec<NftFailure>> {
+fn encode(table: &str, ops: &[&NftOp]) -> std::result::Result<Vec<Group>, Vec<NftFailure>> {
     let mut groups: Vec<Group> = Vec::new();
     let mut failures = Vec::new();
     let mut next_id = 0;
@@ -134,10 +152,13 @@ fn encode(ops: &[&NftOp]) -> std::result::Result<Vec<Group>, Vec<NftFailure>> {
     for (op, change) in ops.iter().enumerate() {
         if matches!(change, NftOp::RemoveSet { .. } | NftOp::RemoveChain { .. }) && !doomed.is_empty() {
             // Rules hold on to the sets and chains that they name, so all of them go first.
-            let messages = std::mem::take(&mut doomed).into_iter().map(flush).collect();
+            let messages = std::mem::take(&mut doomed)
+                .into_iter()
+                .map(|c| flush(table, c))
+                .collect();
             groups.push(Group { op, messages });
         }
-        match encode_one(change, &mut next_id) {
+        match encode_one(table, change, &mut next_id) {
             Ok(pieces) => groups.extend(pieces.into_iter().map(|messages| Group { op, messages })),
             Err(error) => failures.push(NftFailure { op, error }),
         }
@@ -150,43 +171,43 @@ fn encode(ops: &[&NftOp]) -> std::result::Result<Vec<Group>, Vec<NftFailure>> {
 }
 
 /// The messages of a change, in pieces that may be parted.
-fn encode_one(op: &NftOp, next_id: &mut u32) -> Result<Vec<Vec<Message>>> {
+fn encode_one(table: &str, op: &NftOp, next_id: &mut u32) -> Result<Vec<Vec<Message>>> {
     let one = |m| Ok(vec![vec![m]]);
     let invalid = |why| Error::Invalid {
-        doing: format!("change the nftables table {NFT_TABLE}"),
+        doing: format!("change the nftables table {table}"),
         why,
     };
     match op {
-        NftOp::AddTable => one(table(NEW_TABLE)),
-        NftOp::RemoveTable => one(table(DEL_TABLE)),
+        NftOp::AddTable => one(table_message(table, NEW_TABLE)),
+        NftOp::RemoveTable => one(table_message(table, DEL_TABLE)),
         NftOp::AddSet { name, kind } => {
             *next_id += 1;
-            match set::add_set(name, *kind, *next_id) {
+            match set::add_set(table, name, *kind, *next_id) {
                 Some(m) => one(m),
                 None => Err(invalid(format!(
                     "the set {name} is of a kind that cannot be made"
                 ))),
             }
         }
-        NftOp::RemoveSet { name } => one(set::remove_set(name)),
+        NftOp::RemoveSet { name } => one(set::remove_set(table, name)),
         NftOp::SetElements {
             set,
             kind,
             remove,
             add,
         } => {
-            let mut messages = set::change_elements(false, set, *kind, remove).map_err(invalid)?;
-            messages.extend(set::change_elements(true, set, *kind, add).map_err(invalid)?);
+            let mut messages = set::change_elements(table, false, set, *kind, remove).map_err(invalid)?;
+            messages.extend(set::change_elements(table, true, set, *kind, add).map_err(invalid)?);
             Ok(messages.into_iter().map(|m| vec![m]).collect())
         }
-        NftOp::AddChain { name, base } => one(chain(name, base.as_ref())),
+        NftOp::AddChain { name, base } => one(chain(table, name, base.as_ref())),
         NftOp::FillChain { name, before, rules } => {
             let mut messages = Vec::new();
             if *before > 0 {
-                messages.push(flush(name));
+                messages.push(flush(table, name));
             }
             for wanted in rules {
-                let encoded = rule::append(name, wanted, next_id).map_err(|why| Error::Rule {
+                let encoded = rule::append(table, name, wanted, next_id).map_err(|why| Error::Rule {
                     chain: name.clone(),
                     why: format!("{wanted}: {why}"),
                 })?;
@@ -196,29 +217,29 @@ fn encode_one(op: &NftOp, next_id: &mut u32) -> Result<Vec<Vec<Message>>> {
         }
         NftOp::RemoveChain { name } => {
             let mut m = message(DEL_CHAIN, 0, FAMILY_INET);
-            m.text(CHAIN_TABLE, NFT_TABLE).text(CHAIN_NAME, name);
+            m.text(CHAIN_TABLE, table).text(CHAIN_NAME, name);
             one(m)
         }
     }
 }
 
-fn table(kind: u16) -> Message {
+fn table_message(name: &str, kind: u16) -> Message {
     let flags = if kind == NEW_TABLE { NLM_F_CREATE } else { 0 };
     let mut m = message(kind, flags, FAMILY_INET);
-    m.text(TABLE_NAME, NFT_TABLE);
+    m.text(TABLE_NAME, name);
     m
 }
 
 /// Removes all rules of a chain.
-fn flush(chain: &str) -> Message {
+fn flush(table: &str, chain: &str) -> Message {
     let mut m = message(DEL_RULE, 0, FAMILY_INET);
-    m.text(RULE_TABLE, NFT_TABLE).text(RULE_CHAIN, chain);
+    m.text(RULE_TABLE, table).text(RULE_CHAIN, chain);
     m
 }
 
-fn chain(name: &str, base: Option<&(ChainKind, Hook, i32)>) -> Message {
+fn chain(table: &str, name: &str, base: Option<&(ChainKind, Hook, i32)>) -> Message {
     let mut m = message(NEW_CHAIN, NLM_F_CREATE, FAMILY_INET);
-    m.text(CHAIN_TABLE, NFT_TABLE).text(CHAIN_NAME, name);
+    m.text(CHAIN_TABLE, table).text(CHAIN_NAME, name);
     if let Some((kind, hook, priority)) = base {
         m.nest(CHAIN_HOOK, |h| {
             h.be32(HOOK_NUMBER, hook_number(*hook))

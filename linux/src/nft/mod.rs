@@ -11,7 +11,7 @@ use strait_core::kernel::{AddressFamily, Hook};
 
 use crate::netlink::Message;
 
-pub(crate) use batch::{apply, commit_all};
+pub(crate) use batch::{apply, commit_all, replace_table};
 pub(crate) use foreign::{add_accepts, has_accepts, remove_accepts};
 pub(crate) use read::{comment_of, is_base_chain, read};
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use strait_core::kernel::{
-    Action, AddressFamily, Concat, CtState, Key, Match, NFT_TABLE, Protocol, RejectWith, Rule, RuleDigest,
+    Action, AddressFamily, Concat, CtState, Key, Match, Protocol, RejectWith, Rule, RuleDigest,
 };
 
 use super::expression::{
@@ -27,13 +27,19 @@ const IPS_DST_NAT: u32 = 1 << 5;
 
 /// The messages that append a rule to a chain: its anonymous sets, then itself. `next_id` numbers the
 /// batch's sets. `Err` says why the rule makes no sense.
-pub(super) fn append(chain: &str, rule: &Rule, next_id: &mut u32) -> Result<Vec<Message>, String> {
+pub(super) fn append(
+    table: &str,
+    chain: &str,
+    rule: &Rule,
+    next_id: &mut u32,
+) -> Result<Vec<Message>, String> {
     let mut messages = Vec::new();
     let mut m = message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, FAMILY_INET);
-    m.text(RULE_TABLE, NFT_TABLE).text(RULE_CHAIN, chain);
+    m.text(RULE_TABLE, table).text(RULE_CHAIN, chain);
     let mut wrong = Ok(());
     m.nest(RULE_EXPRESSIONS, |list| {
         let mut writer = Writer {
+            table,
             out: Expressions(list),
             sets: &mut messages,
             next_id,
@@ -54,6 +60,7 @@ pub(super) fn device_prefix(out: &mut Expressions<'_>, input: bool, prefix: &str
 }
 
 struct Writer<'a, 'm> {
+    table: &'a str,
     out: Expressions<'m>,
     sets: &'a mut Vec<Message>,
     next_id: &'a mut u32,
@@ -175,7 +182,7 @@ impl Writer<'_, '_> {
             Match::IcmpError(AddressFamily::V4) => {
                 self.icmp(AddressFamily::V4, ICMP);
                 let id = self.id();
-                self.sets.extend(icmp_types(id, &[3, 11, 12]));
+                self.sets.extend(icmp_types(self.table, id, &[3, 11, 12]));
                 self.out
                     .lookup(&SetName::Anonymous(ANONYMOUS_SET, id), 0, Into::Nothing, false);
             }
@@ -312,7 +319,8 @@ impl Writer<'_, '_> {
             self.out.immediate(port, &only.port().to_be_bytes());
         } else {
             let id = self.id();
-            self.sets.extend(numbered_targets(id, family, targets));
+            self.sets
+                .extend(numbered_targets(self.table, id, family, targets));
             self.out
                 .lookup(&SetName::Anonymous(ANONYMOUS_MAP, id), 0, Into::Word(0), false);
         }

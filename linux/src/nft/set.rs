@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-use strait_core::kernel::{AddressFamily, Element, NFT_TABLE, Protocol, SetKind};
+use strait_core::kernel::{AddressFamily, Element, Protocol, SetKind};
 
 use super::expression::{Verdict, bytes, jump_target, value, write_value, write_verdict};
 use super::{
@@ -104,9 +104,9 @@ fn shape(kind: SetKind) -> Option<Shape> {
     }
 }
 
-fn set_message(name: &str, id: u32, size: Option<u32>, shape: &Shape) -> Message {
+fn set_message(table: &str, name: &str, id: u32, size: Option<u32>, shape: &Shape) -> Message {
     let mut m = message(NEW_SET, NLM_F_CREATE, FAMILY_INET);
-    m.text(SET_TABLE, NFT_TABLE)
+    m.text(SET_TABLE, table)
         .text(SET_NAME, name)
         .be32(SET_FLAGS, shape.flags);
     m.be32(SET_KEY_TYPE, shape.key_type)
@@ -127,13 +127,13 @@ fn set_message(name: &str, id: u32, size: Option<u32>, shape: &Shape) -> Message
 }
 
 /// Makes an empty named set or map; `None` for a kind that is never ours.
-pub(super) fn add_set(name: &str, kind: SetKind, id: u32) -> Option<Message> {
-    Some(set_message(name, id, None, &shape(kind)?))
+pub(super) fn add_set(table: &str, name: &str, kind: SetKind, id: u32) -> Option<Message> {
+    Some(set_message(table, name, id, None, &shape(kind)?))
 }
 
-pub(super) fn remove_set(name: &str) -> Message {
+pub(super) fn remove_set(table: &str, name: &str) -> Message {
     let mut m = message(DEL_SET, 0, FAMILY_INET);
-    m.text(SET_TABLE, NFT_TABLE).text(SET_NAME, name);
+    m.text(SET_TABLE, table).text(SET_NAME, name);
     m
 }
 
@@ -141,7 +141,7 @@ pub(super) const ANONYMOUS_SET: &str = "__set%d";
 pub(super) const ANONYMOUS_MAP: &str = "__map%d";
 
 /// An anonymous set of ICMP types.
-pub(super) fn icmp_types(id: u32, wanted: &[u8]) -> Vec<Message> {
+pub(super) fn icmp_types(table: &str, id: u32, wanted: &[u8]) -> Vec<Message> {
     let shape = Shape {
         key_type: types::ICMP_TYPE,
         key_length: 1,
@@ -155,13 +155,20 @@ pub(super) fn icmp_types(id: u32, wanted: &[u8]) -> Vec<Message> {
         end: false,
         data: None,
     });
-    let mut messages = vec![set_message(ANONYMOUS_SET, id, Some(size), &shape)];
-    messages.extend(element_messages(NEW_ELEMENT, ANONYMOUS_SET, Some(id), elements));
+    let mut messages = vec![set_message(table, ANONYMOUS_SET, id, Some(size), &shape)];
+    messages.extend(element_messages(
+        table,
+        NEW_ELEMENT,
+        ANONYMOUS_SET,
+        Some(id),
+        elements,
+    ));
     messages
 }
 
 /// An anonymous map from 0, 1, 2 … to address . port.
 pub(super) fn numbered_targets(
+    table: &str,
     id: u32,
     family: AddressFamily,
     targets: &[std::net::SocketAddr],
@@ -185,8 +192,14 @@ pub(super) fn numbered_targets(
             data: Some(Data::Value(data)),
         }
     });
-    let mut messages = vec![set_message(ANONYMOUS_MAP, id, Some(size), &shape)];
-    messages.extend(element_messages(NEW_ELEMENT, ANONYMOUS_MAP, Some(id), elements));
+    let mut messages = vec![set_message(table, ANONYMOUS_MAP, id, Some(size), &shape)];
+    messages.extend(element_messages(
+        table,
+        NEW_ELEMENT,
+        ANONYMOUS_MAP,
+        Some(id),
+        elements,
+    ));
     messages
 }
 
@@ -276,6 +289,7 @@ fn fits(kind: SetKind, element: &Element) -> bool {
 
 /// Puts elements into a named set, or takes them out. `Err` names an element of another type.
 pub(super) fn change_elements(
+    table: &str,
     add: bool,
     set: &str,
     kind: SetKind,
@@ -286,6 +300,7 @@ pub(super) fn change_elements(
     }
     let message_kind = if add { NEW_ELEMENT } else { DEL_ELEMENT };
     Ok(element_messages(
+        table,
         message_kind,
         set,
         None,
@@ -294,6 +309,7 @@ pub(super) fn change_elements(
 }
 
 fn element_messages(
+    table: &str,
     kind: u16,
     set: &str,
     id: Option<u32>,
@@ -304,7 +320,7 @@ fn element_messages(
     let mut elements = elements.peekable();
     while elements.peek().is_some() {
         let mut m = message(kind, flags, FAMILY_INET);
-        m.text(LIST_TABLE, NFT_TABLE).text(LIST_SET, set);
+        m.text(LIST_TABLE, table).text(LIST_SET, set);
         if let Some(id) = id {
             m.be32(LIST_SET_ID, id);
         }

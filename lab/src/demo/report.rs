@@ -1,0 +1,181 @@
+//! What the demonstration shows in the end.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::story::{Finding, NAME, Story};
+use crate::topology::Families;
+
+/// The outcome, for people or as JSON.
+pub(super) struct Report<'a> {
+    story: &'a Story,
+    error: Option<&'a anyhow::Error>,
+}
+
+/// Who stands at each hop of the way from green's client to blue's server.
+const STATIONS: [(&str, &str); 5] = [
+    ("green/worker-1", "the client's node"),
+    ("green/gateway-1", "green's gateway"),
+    ("blue/gateway-1", "blue's gateway"),
+    ("blue/worker-1", "the server's node"),
+    ("blue/web", "the server's pod"),
+];
+/// What lies before each station.
+const LEGS: [&str; 5] = [
+    "veth",
+    "overlay (VXLAN)",
+    "tunnel (WireGuard)",
+    "overlay (VXLAN)",
+    "veth",
+];
+
+impl<'a> Report<'a> {
+    pub(super) fn new(story: &'a Story, error: Option<&'a anyhow::Error>) -> Self {
+        Self { story, error }
+    }
+
+    /// One object.
+    pub(super) fn to_json(&self) -> String {
+        let story = self.story;
+        let steps: Vec<Value> = story
+            .steps
+            .iter()
+            .map(|(name, seconds)| json!({ "name": name, "seconds": rounded(*seconds) }))
+            .collect();
+        let mut object = Map::new();
+        object.insert("ok".to_owned(), json!(self.error.is_none()));
+        object.insert("steps".to_owned(), json!(steps));
+        let mut findings = story.findings.iter();
+        if let Some(first) = findings.next() {
+            object.extend(fields(first));
+        }
+        if let Some(second) = findings.next().filter(|_| story.families == Families::Dual) {
+            object.insert("ipv6".to_owned(), Value::Object(fields(second)));
+        }
+        if let Some(error) = self.error {
+            object.insert("failed_step".to_owned(), json!(story.current));
+            object.insert("error".to_owned(), json!(format!("{error:#}")));
+            object.insert("logs".to_owned(), json!(story.logs));
+        }
+        object.insert("seconds".to_owned(), json!(rounded(story.seconds())));
+        Value::Object(object).to_string()
+    }
+
+    /// Some lines.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.story.findings {
+            picture(&mut text, finding);
+        }
+        match self.error {
+            None => {
+                let _ = write!(text, "\nDone in {:.1} s; nothing is left.", self.story.seconds());
+            }
+            Some(error) => {
+                let _ = write!(text, "\nFAILED at: {}\n  {error:#}", self.story.current);
+                if !self.story.logs.is_empty() {
+                    let _ = write!(text, "\n\nWhat the logs say:\n  {}", self.story.logs.join("\n  "));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn fields(finding: &Finding) -> Map<String, Value> {
+    let Finding {
+        resolved,
+        page,
+        client_ip,
+        ping,
+        hops,
+        sent,
+        ..
+    } = finding;
+    let object = json!({
+        "resolved": resolved,
+        "http_status": page.status,
+        "served_by": { "cluster": page.cluster, "pod": page.pod },
+        "client_ip_seen": page.client_ip,
+        "client_ip": client_ip,
+        "rtt_ms": rtt(finding).map(rounded),
+        "path": hops.iter().zip(STATIONS).map(|(hop, (name, _))| json!({
+            "name": name, "address": hop.address, "rtt_ms": hop.rtt_ms.map(rounded),
+        })).collect::<Vec<_>>(),
+        "pings": { "sent": ping.sent, "received": ping.received },
+        "throughput_mbps": rounded(sent.mbps),
+    });
+    match object {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// The median of the round trips from pod to pod.
+fn rtt(finding: &Finding) -> Option<f64> {
+    let mut all = finding.ping.rtt_ms.clone();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn picture(text: &mut String, finding: &Finding) {
+    let Finding {
+        dns_server,
+        resolved,
+        client_ip,
+        server_ip,
+        page,
+        hops,
+        sent,
+        ..
+    } = finding;
+    let vips: Vec<String> = resolved.iter().map(ToString::to_string).collect();
+    let _ = writeln!(
+        text,
+        "\n  {NAME}\n  is {} (says green's DNS server {dns_server})\n",
+        vips.join(", ")
+    );
+    let station = |text: &mut String, name: &str, address: &str, what: &str, rtt: &str| {
+        let _ = writeln!(text, "  {name:<16} {address:<22} {what:<18} {rtt:>10}");
+    };
+    station(
+        text,
+        "green/client",
+        &client_ip.to_string(),
+        "the client's pod",
+        "round trip",
+    );
+    for (i, (name, what)) in STATIONS.iter().enumerate() {
+        let hop = hops.get(i);
+        let address = hop
+            .and_then(|h| h.address)
+            .map_or("(silent)".to_owned(), |a| a.to_string());
+        let rtt = hop
+            .and_then(|h| h.rtt_ms)
+            .map_or(String::new(), |r| format!("{r:.2} ms"));
+        let _ = writeln!(text, "    │ {}", LEGS[i]);
+        station(text, name, &address, what, &rtt);
+    }
+    let _ = writeln!(text, "\n  The page says: {}", page.body.trim_end());
+    let _ = writeln!(
+        text,
+        "  The server saw the client as {}, the pod's own address.",
+        page.client_ip
+    );
+    if let Some(rtt) = rtt(finding) {
+        let _ = writeln!(
+            text,
+            "  Round trip from pod to pod ({server_ip}): {rtt:.2} ms (median of 20)."
+        );
+    }
+    let _ = writeln!(
+        text,
+        "  Throughput of one connection through the tunnel: {:.0} Mbit/s.",
+        sent.mbps
+    );
+}

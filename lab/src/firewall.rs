@@ -1,0 +1,112 @@
+//! What CNI and kube-proxy put into a node's nftables: masquerading, and the cluster IPs of Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use strait_core::kernel::{
+    Action, AddressFamily, Chain, ChainKind, Element, Hook, Key, Match, NftSet, NftTable, Protocol, Rule,
+    SetKind,
+};
+use strait_linux::netns::Netns;
+use strait_linux::table::replace_table;
+
+use crate::topology::{Cluster, Node};
+
+/// Priorities of nftables' own hooks.
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+
+/// A Service's address and port, and where its connections go.
+pub(crate) type Forwardings = BTreeMap<(IpAddr, Protocol, u16), Vec<SocketAddr>>;
+
+/// Hides the node's pods behind the node for all that is not a pod of the cluster: the rule that would
+/// spoil a client's address on the way to another cluster, if Strait did not come before it.
+pub(crate) fn masquerade(namespace: &Netns, cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut rules = Vec::new();
+    for pods in &node.pod_cidrs {
+        let family = family(pods.addr());
+        let mut matches = vec![Match::Family(family), Match::In(Key::Source(family), *pods)];
+        let own = cluster
+            .pod_cidrs
+            .iter()
+            .filter(|c| family == self::family(c.addr()));
+        matches.extend(own.map(|c| Match::NotIn(Key::Destination(family), *c)));
+        rules.push(Rule {
+            matches,
+            actions: vec![Action::Counter, Action::Masquerade],
+        });
+    }
+    let base = Some((ChainKind::Nat, Hook::Postrouting, SRCNAT));
+    let chains = BTreeMap::from([("postrouting".to_owned(), Chain { base, rules })]);
+    Ok(replace_table(
+        namespace,
+        "lab-cni",
+        &NftTable {
+            sets: BTreeMap::new(),
+            chains,
+        },
+    )?)
+}
+
+/// Balances connections to Services.
+pub(crate) fn services(namespace: &Netns, forwardings: &Forwardings) -> Result<()> {
+    Ok(replace_table(
+        namespace,
+        "lab-services",
+        &services_table(forwardings),
+    )?)
+}
+
+fn services_table(forwardings: &Forwardings) -> NftTable {
+    let mut chains = BTreeMap::new();
+    let mut elements: BTreeMap<AddressFamily, BTreeSet<Element>> = BTreeMap::new();
+    for (number, ((ip, protocol, port), targets)) in forwardings.iter().enumerate() {
+        let name = format!("service-{number}");
+        let vip = Element::Vip(*ip, *protocol, *port, name.clone());
+        elements.entry(family(*ip)).or_default().insert(vip);
+        let action = Action::BalanceRandom(targets.clone());
+        let rules = vec![Rule {
+            matches: Vec::new(),
+            actions: vec![action],
+        }];
+        chains.insert(name, Chain { base: None, rules });
+    }
+    let mut sets = BTreeMap::new();
+    let mut lookups = Vec::new();
+    for (family, elements) in elements {
+        let name = match family {
+            AddressFamily::V4 => "services4",
+            AddressFamily::V6 => "services6",
+        };
+        sets.insert(
+            name.to_owned(),
+            NftSet {
+                kind: SetKind::Vips(family),
+                elements,
+            },
+        );
+        lookups.push(Rule {
+            matches: vec![Match::Family(family)],
+            actions: vec![Action::VipLookup(family, name.to_owned())],
+        });
+    }
+    for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
+        let base = Some((ChainKind::Nat, hook, DSTNAT));
+        chains.insert(
+            name.to_owned(),
+            Chain {
+                base,
+                rules: lookups.clone(),
+            },
+        );
+    }
+    NftTable { sets, chains }
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    match ip {
+        IpAddr::V4(_) => AddressFamily::V4,
+        IpAddr::V6(_) => AddressFamily::V6,
+    }
+}

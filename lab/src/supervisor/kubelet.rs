@@ -1,0 +1,380 @@
+//! What kubelet and the workload controllers do for Strait's daemons: pods on the nodes where the manifests
+//! want them, with the identity, environment and volumes that the manifests give them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount, Volume};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::Lab;
+use super::cluster::node_labels;
+use crate::control::PodRequest;
+use crate::manifests::{Manifests, PodFields, Workload};
+use crate::objects::apply;
+use crate::processes::Spec;
+use crate::topology::{API_PORT, Cluster, Node};
+use crate::wait::until;
+
+/// Where a pod finds its identity.
+const IDENTITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How long a token lasts; it is written anew long before.
+const TOKEN_SECONDS: i64 = 24 * 3600;
+const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
+/// How long a daemon may take until its probe says ready.
+pub(super) const DAEMON_READY: Duration = Duration::from_secs(60);
+/// How often probes are asked once everything is up.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// A daemon that was started.
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon {
+    /// `CLUSTER/NODE/DAEMON`.
+    pub(crate) id: String,
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) host_ip: Option<IpAddr>,
+    /// The probe's socket as the host sees it.
+    pub(crate) socket: PathBuf,
+}
+
+impl Lab {
+    /// Starts all daemons of a cluster.
+    pub(super) async fn start_daemons(
+        &self,
+        cluster: &Cluster,
+        client: &Client,
+        manifests: &Manifests,
+    ) -> Result<Vec<Daemon>> {
+        let mut daemons = Vec::new();
+        for workload in &manifests.workloads {
+            self.write_identity(cluster, client, workload).await?;
+            let mut fitting = cluster.nodes.iter().filter(|n| workload.fits(&node_labels(n)));
+            if workload.everywhere {
+                for node in fitting {
+                    daemons.push(self.start_daemon(cluster, client, node, workload).await?);
+                }
+            } else {
+                // One replica is enough for a lab; on the last node, which is a worker if there is one.
+                let node = fitting
+                    .next_back()
+                    .with_context(|| format!("no node fits {}", workload.name))?;
+                daemons.push(self.start_daemon(cluster, client, node, workload).await?);
+            }
+        }
+        Ok(daemons)
+    }
+
+    async fn start_daemon(
+        &self,
+        cluster: &Cluster,
+        client: &Client,
+        node: &Node,
+        workload: &Workload,
+    ) -> Result<Daemon> {
+        let id = format!("{}/{}/{}", cluster.name, node.name, workload.container.name);
+        let started = self.try_start_daemon(cluster, client, node, workload, &id).await;
+        started.with_context(|| format!("cannot start {id}"))
+    }
+
+    async fn try_start_daemon(
+        &self,
+        cluster: &Cluster,
+        client: &Client,
+        node: &Node,
+        workload: &Workload,
+        id: &str,
+    ) -> Result<Daemon> {
+        let pod = match workload.everywhere {
+            true => format!("{}-{}", workload.name, node.name),
+            false => format!("{}-0", workload.name),
+        };
+        let (namespace, addresses) = if workload.host_network() {
+            (self.network.node(&cluster.name, &node.name)?.clone(), node.ips())
+        } else {
+            self.wire_pod(&PodRequest {
+                cluster: cluster.name.clone(),
+                node: node.name.clone(),
+                namespace: workload.namespace.clone(),
+                name: pod.clone(),
+                labels: workload.labels.clone(),
+                ports: Vec::new(),
+                argv: Vec::new(),
+            })?
+        };
+        self.write_pod(client, node, workload, &pod, &addresses).await?;
+        let fields = PodFields {
+            name: pod.clone(),
+            namespace: workload.namespace.clone(),
+            node: node.name.clone(),
+            pod_ip: addresses.first().map(ToString::to_string).unwrap_or_default(),
+            host_ip: node.ips().first().map(ToString::to_string).unwrap_or_default(),
+        };
+        let mut env = self.clean_environment();
+        env.extend(workload.environment(&fields)?);
+        let api = cluster
+            .lan
+            .router
+            .first()
+            .context("the cluster has no address")?
+            .addr();
+        env.insert("KUBERNETES_SERVICE_HOST".to_owned(), api.to_string());
+        env.insert("KUBERNETES_SERVICE_PORT".to_owned(), API_PORT.to_string());
+        let volumes = self.volumes(cluster, node, workload, id)?;
+        let socket = probe_socket(&env, &volumes).with_context(|| format!("{id} has no probe"))?;
+        let pid_file = self.dir.data(id)?.join("pid");
+        self.processes.start(Spec {
+            id: id.to_owned(),
+            argv: self.container_argv(workload, &volumes, &pid_file)?,
+            env,
+            inherit: false,
+            namespace,
+            log: self.dir.log(id),
+            stdin: None,
+        })?;
+        Ok(Daemon {
+            id: id.to_owned(),
+            namespace: workload.namespace.clone(),
+            pod,
+            addresses,
+            host_ip: node.ips().first().copied(),
+            socket,
+        })
+    }
+
+    fn container_argv(
+        &self,
+        workload: &Workload,
+        volumes: &[(PathBuf, PathBuf)],
+        pid_file: &Path,
+    ) -> Result<Vec<OsString>> {
+        if workload.container.command.is_some() {
+            bail!(
+                "{} replaces the image's command; the lab runs the image's",
+                workload.name
+            );
+        }
+        let mut argv: Vec<OsString> = vec![self.program.clone(), "lab-container".into()];
+        argv.extend(["--pid-file".into(), pid_file.into()]);
+        for (source, target) in volumes {
+            argv.push("--volume".into());
+            let mut volume = source.clone().into_os_string();
+            volume.push("=");
+            volume.push(target);
+            argv.push(volume);
+        }
+        argv.push("--".into());
+        argv.extend(workload.container.args.iter().flatten().map(OsString::from));
+        Ok(argv)
+    }
+
+    /// Sources and targets of a pod's volumes.
+    fn volumes(
+        &self,
+        cluster: &Cluster,
+        node: &Node,
+        workload: &Workload,
+        id: &str,
+    ) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let mut volumes = vec![(self.identity_dir(cluster, workload)?, PathBuf::from(IDENTITY))];
+        for mount in workload.container.volume_mounts.iter().flatten() {
+            let volume = workload
+                .pod
+                .volumes
+                .iter()
+                .flatten()
+                .find(|v| v.name == mount.name)
+                .with_context(|| format!("there is no volume {}", mount.name))?;
+            let place = format!("{}/{}", cluster.name, node.name);
+            if let Some(source) = self.volume_source(volume, &place, id)? {
+                volumes.push((source, PathBuf::from(&mount.mount_path)));
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// The folder behind a volume; `None` for a device, which stands where it stands.
+    fn volume_source(&self, volume: &Volume, node: &str, id: &str) -> Result<Option<PathBuf>> {
+        if volume.empty_dir.is_some() {
+            return Ok(Some(self.dir.data(&format!("{id}/volume-{}", volume.name))?));
+        }
+        match &volume.host_path {
+            Some(host) if host.type_.as_deref() == Some("CharDevice") => Ok(None),
+            Some(host) => Ok(Some(self.dir.data(&format!("{node}/host{}", host.path))?)),
+            None => bail!("the lab has no volume of the kind of {}", volume.name),
+        }
+    }
+
+    fn identity_dir(&self, cluster: &Cluster, workload: &Workload) -> Result<PathBuf> {
+        self.dir.data(&format!(
+            "{}/identity/{}",
+            cluster.name,
+            workload.service_account()
+        ))
+    }
+
+    /// Writes a pod's identity, as kubelet does, and renews its token while the lab lives.
+    async fn write_identity(&self, cluster: &Cluster, client: &Client, workload: &Workload) -> Result<()> {
+        let dir = self.identity_dir(cluster, workload)?;
+        let account = workload.service_account().to_owned();
+        fs::write(dir.join("namespace"), &workload.namespace)?;
+        fs::write(dir.join("ca.crt"), self.api_ca(&cluster.name)?)?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &workload.namespace);
+        write_token(&accounts, &account, &dir).await?;
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TOKEN_RENEWAL).await;
+                if let Err(error) = write_token(&accounts, &account, &dir).await {
+                    tracing::warn!("{error:#}");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn write_pod(
+        &self,
+        client: &Client,
+        node: &Node,
+        workload: &Workload,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let mut spec = serde_json::to_value(&workload.pod)?;
+        spec["nodeName"] = json!(node.name);
+        apply(
+            client,
+            &json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": { "name": name, "namespace": workload.namespace, "labels": workload.labels },
+                "spec": spec,
+            }),
+        )
+        .await?;
+        let host = node.ips().first().copied();
+        set_pod_status(client, &workload.namespace, name, addresses, host, false).await
+    }
+
+    /// Waits until every daemon's probe says ready, and says so in their pods.
+    pub(super) async fn await_daemons(&self, client: &Client, daemons: &[Daemon]) -> Result<()> {
+        for daemon in daemons {
+            let ready = until(&daemon.id, DAEMON_READY, || self.probe(daemon)).await;
+            ready.map_err(|e| self.with_log(e, &daemon.id))?;
+            set_pod_status(
+                client,
+                &daemon.namespace,
+                &daemon.pod,
+                &daemon.addresses,
+                daemon.host_ip,
+                true,
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn probe(&self, daemon: &Daemon) -> Result<()> {
+        let socket = daemon.socket.clone();
+        tokio::task::spawn_blocking(move || strait_daemon::status::probe(&socket, false))
+            .await
+            .map_err(|e| anyhow!("a probe panicked: {e}"))?
+    }
+
+    /// Follows the probes while the lab lives.
+    pub(super) async fn follow_probes(&self, client: Client, daemons: Vec<Daemon>) {
+        let mut known: BTreeMap<String, bool> = daemons.iter().map(|d| (d.id.clone(), true)).collect();
+        loop {
+            tokio::time::sleep(PROBE).await;
+            for daemon in &daemons {
+                let answer = self.probe(daemon).await;
+                let ready = answer.is_ok();
+                if known.get(&daemon.id) == Some(&ready) {
+                    continue;
+                }
+                match answer {
+                    Ok(()) => tracing::info!("{} is ready", daemon.id),
+                    Err(error) => tracing::warn!("{} is not ready: {error:#}", daemon.id),
+                }
+                let Daemon {
+                    namespace,
+                    pod,
+                    addresses,
+                    host_ip,
+                    ..
+                } = daemon;
+                match set_pod_status(&client, namespace, pod, addresses, *host_ip, ready).await {
+                    Ok(()) => {
+                        known.insert(daemon.id.clone(), ready);
+                    }
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            }
+        }
+    }
+}
+
+async fn write_token(accounts: &Api<ServiceAccount>, account: &str, dir: &Path) -> Result<()> {
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await
+        .with_context(|| format!("cannot get a token for the ServiceAccount {account}"))?;
+    let token = answer.status.context("a token request without an answer")?.token;
+    let new = dir.join("token.new");
+    fs::write(&new, token).and_then(|()| fs::rename(&new, dir.join("token")))?;
+    Ok(())
+}
+
+fn probe_socket(env: &BTreeMap<String, String>, volumes: &[(PathBuf, PathBuf)]) -> Option<PathBuf> {
+    let socket = Path::new(env.get("STRAIT_PROBE_SOCKET")?);
+    volumes
+        .iter()
+        .find_map(|(source, target)| Some(source.join(socket.strip_prefix(target).ok()?)))
+}
+
+/// Writes a pod's status, as kubelet does.
+pub(super) async fn set_pod_status(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    addresses: &[IpAddr],
+    host_ip: Option<IpAddr>,
+    ready: bool,
+) -> Result<()> {
+    let now = jiff::Timestamp::now().to_string();
+    let truth = if ready { "True" } else { "False" };
+    let condition =
+        |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastTransitionTime": now });
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    let status = json!({ "status": {
+        "phase": "Running",
+        "hostIP": host_ip,
+        "podIP": addresses.first(),
+        "podIPs": ips,
+        "startTime": now,
+        "conditions": [
+            condition("PodScheduled", "True"), condition("Initialized", "True"),
+            condition("ContainersReady", truth), condition("Ready", truth),
+        ],
+    }});
+    Api::<Pod>::namespaced(client.clone(), namespace)
+        .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .with_context(|| format!("cannot write the status of the pod {namespace}/{name}"))?;
+    Ok(())
+}
