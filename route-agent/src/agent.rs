@@ -6,12 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use strait_core::kernel::KernelState;
+use strait_core::kernel::{KernelState, NftTable, VipTargets};
 use strait_core::node::{NotYet, Skipped};
-use strait_daemon::inputs::Knowledge;
-use strait_daemon::inputs::Waker;
+use strait_daemon::inputs::{Knowledge, Waker};
 use strait_daemon::{CommonArgs, Inputs, Shutdown, Status, client};
-
 use strait_linux::{Changes, Kernel};
 use tokio::time::Instant;
 
@@ -45,13 +43,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if args.uninstall {
             return uninstall(&state_dir(&args.common)).await;
         }
-        serve(args).await
+        let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
+        serve(args, shutdown).await?;
+        Ok(ExitCode::SUCCESS)
     })
 }
 
-async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+/// [`run`] without `--uninstall`, for callers that have a run time and say when to stop. It works on the
+/// network namespace of the thread that polls it first.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let node = args.node.node_name.clone().context("--node-name is missing")?;
-    let shutdown = Shutdown::on_signals().context("signals cannot be handled")?;
     let status = Status::default();
     let metrics = Metrics::new(&status);
     let api = client::connect(args.common.kubeconfig.as_deref()).await?;
@@ -79,7 +83,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     // Before every kind is known, live or from disk, nothing may be concluded from what is missing.
     tokio::select! {
         () = inputs.changed(CALM) => {}
-        () = shutdown.wait() => return Ok(ExitCode::SUCCESS),
+        () = shutdown.wait() => return Ok(()),
     }
     let mut retry = FIRST_RETRY;
     loop {
@@ -102,7 +106,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
             () = tokio::time::sleep_until(deadline) => {}
             () = shutdown.wait() => {
                 tracing::info!("stopping; the node keeps its routes");
-                return Ok(ExitCode::SUCCESS);
+                return Ok(());
             }
         }
     }
@@ -238,9 +242,28 @@ impl Agent {
                 );
             }
         }
+        self.forget_stale_flows(wanted.nft.as_ref()).await;
         self.metrics.succeeded(&wanted);
         self.held = Some(wanted);
         Ok(())
+    }
+
+    /// Clients of UDP would go on talking to endpoints that are gone. Where the kernel does not show its
+    /// connections that is all that is lost, so it stops nothing else.
+    async fn forget_stale_flows(&self, wanted: Option<&NftTable>) {
+        let targets = |table: Option<&NftTable>| table.map(VipTargets::of);
+        let before = self.held.as_ref().and_then(|held| held.nft.as_ref());
+        let Some(table) = wanted.filter(|w| targets(Some(w)) != targets(before)) else {
+            return;
+        };
+        match self.kernel.forget_stale_flows(table).await {
+            Ok(0) => {}
+            Ok(flows) => tracing::info!(flows, "forgot UDP connections to endpoints that are gone"),
+            Err(error) => {
+                self.metrics.errors.inc();
+                tracing::warn!(%error, "UDP clients may go on talking to endpoints that are gone");
+            }
+        }
     }
 
     fn report_skipped(&mut self, skipped: &BTreeSet<Skipped>) {

@@ -12,6 +12,6 @@ mod objects;
 mod plan;
 mod underlay;
 
-pub use agent::run;
-pub use args::{Args, PlanArgs, UnderlayMtu};
-pub use plan::plan;
+pub use agent::{run, serve};
+pub use args::{Args, NodeArgs, Output, PlanArgs, UnderlayMtu};
+pub use plan::{plan, planned};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use strait_core::kernel::Plan;
 use strait_daemon::{Inputs, Shutdown, client};
 use strait_linux::Kernel;
 
@@ -30,34 +31,41 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let api = client::connect(args.kubeconfig.as_deref()).await?;
-    let shutdown = Shutdown::default();
-    // Saved nowhere: the files are the route agent's.
-    let mut inputs = Inputs::new(None, shutdown.clone());
-    let watches = Watches::new(&mut inputs, &api, &args.namespace);
-    tokio::time::timeout(PATIENCE, inputs.changed(Duration::from_millis(1)))
-        .await
-        .with_context(|| {
-            format!(
-                "the API server did not list all objects within {} s; see the warnings above",
-                PATIENCE.as_secs()
-            )
-        })?;
-    let kernel = Kernel::open(&args.state_dir.join(STATE))?;
-    let actual = kernel.read().await.context("the kernel's state cannot be read")?;
-    let decision = decide(&watches.objects(), &args.node_name, args.underlay_mtu, &actual)??;
-    shutdown.trigger();
+    let plan = planned(&args).await?;
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &decision.plan)?;
+            serde_json::to_writer_pretty(&mut out, &plan)?;
             writeln!(out)?;
         }
         Output::Text => {
-            for op in &decision.plan.ops {
+            for op in &plan.ops {
                 writeln!(out, "{op}")?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the route agent would change on this node.
+///
+/// # Errors
+/// As [`plan`].
+pub async fn planned(args: &PlanArgs) -> anyhow::Result<Plan> {
+    let api = client::connect(args.kubeconfig.as_deref()).await?;
+    let shutdown = Shutdown::default();
+    // Saved nowhere: the files are the route agent's.
+    let mut inputs = Inputs::new(None, shutdown.clone());
+    let watches = Watches::new(&mut inputs, &api, &args.namespace);
+    let listed = tokio::time::timeout(PATIENCE, inputs.changed(Duration::from_millis(1))).await;
+    shutdown.trigger();
+    listed.with_context(|| {
+        format!(
+            "the API server did not list all objects within {} s; see the warnings above",
+            PATIENCE.as_secs()
+        )
+    })?;
+    let kernel = Kernel::open(&args.state_dir.join(STATE))?;
+    let actual = kernel.read().await.context("the kernel's state cannot be read")?;
+    Ok(decide(&watches.objects(), &args.node_name, args.underlay_mtu, &actual)??.plan)
 }

@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::nft::{Action, Element, NftTable, Protocol, VipTarget};
+use ipnet::IpNet;
+
+use super::nft::{Action, Element, Key, Match, NftTable, Protocol, VipTarget};
 
 /// Where each VIP's connections may lead, as a table says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VipTargets {
     targets: BTreeMap<(IpAddr, Protocol, u16), BTreeSet<VipTarget>>,
     addresses: BTreeSet<IpAddr>,
+    /// Where VIPs lie: one without endpoints stands in no map.
+    prefixes: BTreeSet<IpNet>,
 }
 
 impl VipTargets {
@@ -38,6 +42,14 @@ impl VipTargets {
                 .extend(targets.copied());
             found.addresses.insert(*address);
         }
+        for rule in table.chains.values().flat_map(|c| &c.rules) {
+            let looks_up = rule.actions.iter().any(|a| matches!(a, Action::VipLookup(..)));
+            for condition in rule.matches.iter().filter(|_| looks_up) {
+                if let Match::In(Key::Destination(_), prefix) = condition {
+                    found.prefixes.insert(*prefix);
+                }
+            }
+        }
         found
     }
 
@@ -46,6 +58,7 @@ impl VipTargets {
     #[must_use]
     pub fn is_stale(&self, protocol: Protocol, to: SocketAddr, server: SocketAddr) -> bool {
         let targets = self.targets.get(&(to.ip(), protocol, to.port()));
-        self.addresses.contains(&to.ip()) && !targets.is_some_and(|targets| targets.contains(&server))
+        let is_vip = self.addresses.contains(&to.ip()) || self.prefixes.iter().any(|p| p.contains(&to.ip()));
+        is_vip && !targets.is_some_and(|targets| targets.contains(&server))
     }
 }

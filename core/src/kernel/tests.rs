@@ -603,6 +603,17 @@ fn connections_to_endpoints_that_are_gone_are_stale() {
             actions: vec![Action::BalanceRandom(vec![at("10.2.0.1:5353")])],
         }],
     };
+    let range = Match::In(
+        Key::Destination(AddressFamily::V4),
+        "10.250.0.0/16".parse().expect("a prefix"),
+    );
+    let lookup = Chain {
+        base: None,
+        rules: vec![Rule {
+            matches: vec![range],
+            actions: vec![Action::VipLookup(AddressFamily::V4, "vips".into())],
+        }],
+    };
     let vip = Element::Vip([10, 250, 0, 1].into(), Protocol::Udp, 53, "dns".into());
     let set = NftSet {
         kind: SetKind::Vips(AddressFamily::V4),
@@ -610,7 +621,7 @@ fn connections_to_endpoints_that_are_gone_are_stale() {
     };
     let table = NftTable {
         sets: BTreeMap::from([("vips".into(), set)]),
-        chains: BTreeMap::from([("dns".into(), chain)]),
+        chains: BTreeMap::from([("dns".into(), chain), ("lookup".into(), lookup)]),
     };
     let targets = VipTargets::of(&table);
     let stale = |protocol, to, server| targets.is_stale(protocol, at(to), at(server));
@@ -629,6 +640,10 @@ fn connections_to_endpoints_that_are_gone_are_stale() {
     assert!(
         stale(Protocol::Udp, "10.250.0.1:54", "10.2.0.1:5353"),
         "its port is gone"
+    );
+    assert!(
+        stale(Protocol::Udp, "10.250.0.2:53", "10.2.0.1:5353"),
+        "its service has no endpoint any more"
     );
     assert!(
         !stale(Protocol::Udp, "10.9.9.9:53", "10.2.0.2:5353"),
