@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent::{self, AgentArgs};
 use crate::apiserver::{self, ApiserverArgs};
 use crate::image::{self, ImageArgs};
 use crate::logging::LogArgs;
@@ -40,6 +41,14 @@ pub(crate) enum Command {
     Plan(strait_route_agent::PlanArgs),
     /// Hold the tunnels to the other clusters' gateways (on each gateway node)
     Gateway(strait_gateway::Args),
+    /// Mirror records between this cluster and the broker, and run exports and imports (Deployment)
+    Agent(AgentArgs),
+    /// Run the broker, or administrate it
+    Broker(Box<strait_broker::BrokerArgs>),
+    /// Make this cluster a member of a clusterset
+    Join(strait_broker::JoinArgs),
+    /// Take this cluster out of its clusterset
+    Leave(strait_broker::LeaveArgs),
     /// Answer clusterset.local from the ServiceImports of this cluster
     Dns(strait_lighthouse_dns::dns::Args),
     /// Ask a daemon on this machine whether it is ready (for Kubernetes' exec probes)
@@ -82,6 +91,10 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             strait_gateway::run(args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Agent(args) => agent::run(args),
+        Command::Broker(args) => strait_broker::run(*args),
+        Command::Join(args) => strait_broker::run_join(args),
+        Command::Leave(args) => strait_broker::run_leave(args),
         Command::Dns(args) => {
             strait_lighthouse_dns::dns::run(args)?;
             Ok(ExitCode::SUCCESS)

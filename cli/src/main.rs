@@ -6,6 +6,7 @@
 //! `main` starts no thread: a role that enters namespaces must still be alone in its process. Every role
 //! starts its own run time.
 
+mod agent;
 mod apiserver;
 mod command;
 mod image;
