@@ -1,6 +1,7 @@
 //! The manifests in deploy/ against the program: objects are what their types say, references meet, and the
 //! containers' arguments and environment are those that the roles take.
 
+mod arguments;
 mod objects;
 mod pods;
 mod roles;
