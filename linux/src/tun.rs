@@ -19,6 +19,9 @@ const DEVICE: &str = "/dev/net/tun";
 /// (`struct virtio_net_hdr`).
 pub const VNET_HEADER_LEN: usize = 10;
 
+/// Packets that wait for the reader: enough for some milliseconds of small ones.
+const QUEUE_LEN: libc::c_int = 1000;
+
 /// What can go wrong with a TUN device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -149,6 +152,7 @@ impl Tun {
         }
         let tun = Tun { fd, name, offload };
         tun.set_mtu(options.mtu)?;
+        tun.set_queue_len()?;
         set_up(&tun.name)?;
         Ok(tun)
     }
@@ -171,6 +175,18 @@ impl Tun {
             AddressFamily::INET,
             libc::SIOCSIFMTU,
             "set the MTU",
+            &self.name,
+            &mut request,
+        )
+    }
+
+    fn set_queue_len(&self) -> Result<(), TunError> {
+        let mut request = request(&self.name)?;
+        request.ifr_ifru.ifru_metric = QUEUE_LEN;
+        control(
+            AddressFamily::INET,
+            libc::SIOCSIFTXQLEN,
+            "set the queue length",
             &self.name,
             &mut request,
         )

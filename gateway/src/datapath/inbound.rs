@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::config::DropCause;
 use super::engine::{Fault, Shared, wait_readable};
-use super::join::{Allowed, HEADERS_MAX, Join, MAX_JOINED};
+use super::join::{Allowed, Group, HEADERS_MAX, Join, MAX_JOINED};
 use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
 use super::peer::Peer;
@@ -169,6 +169,7 @@ impl Opened {
         });
     }
 
+    /// Writes to the TUN device what is left.
     fn deliver(&mut self, shared: &Shared, peer: &Peer) -> Result<(), Fault> {
         let offload = shared.tun.offload();
         let joining = offload.tso && shared.joining.load(Ordering::Relaxed);
@@ -183,64 +184,80 @@ impl Opened {
                 udp: joining && offload.uso,
             },
         );
-        let empty = [0; VNET_HEADER_LEN];
-        let empty = &empty[..if offload.vnet_header { VNET_HEADER_LEN } else { 0 }];
-        let slice = |number: usize| {
+        let header = [0; VNET_HEADER_LEN];
+        let header = &header[..if offload.vnet_header { VNET_HEADER_LEN } else { 0 }];
+        let packet = |number: usize| {
             let (start, len) = packets[number];
             &plain[start..start + len]
-        };
-        let write = |vector: &[IoSlice<'_>]| match rustix::io::writev(&shared.tun, vector) {
-            Ok(_) => Ok(Ok(())),
-            Err(Errno::BADFD) => Err(Fault::tun("write to", &shared.tun, Errno::BADFD)),
-            Err(errno) => Ok(Err(errno)),
         };
         let mut delivered = 0;
         for group in &join.groups {
             if group.count() > 1 {
-                let mut headers = [0; HEADERS_MAX];
-                let mut members = join.members(group);
-                let first = members.next().map(slice).unwrap_or_default();
-                if let Some((vnet, len)) = group.headers(first, &mut headers) {
-                    let mut vector = [IoSlice::new(&[]); MAX_JOINED + 2];
-                    let parts = [&vnet[..], &headers[..len], first.get(len..).unwrap_or_default()];
-                    let rest = members.map(|number| slice(number).get(len..).unwrap_or_default());
-                    let mut used = 0;
-                    for (slot, part) in vector.iter_mut().zip(parts.into_iter().chain(rest)) {
-                        *slot = IoSlice::new(part);
-                        used += 1;
+                match write_joined(shared, group, join.members(group).map(packet))? {
+                    Ok(()) => {
+                        delivered += group.count() as u64;
+                        continue;
                     }
-                    match write(&vector[..used])? {
-                        Ok(()) => {
-                            delivered += group.count() as u64;
-                            continue;
+                    Err(Errno::INVAL) => {
+                        if shared.joining.swap(false, Ordering::Relaxed) {
+                            tracing::warn!(
+                                device = shared.tun.name(),
+                                "the kernel refuses joined packets on the TUN device: writing one by one from now on"
+                            );
                         }
-                        Err(Errno::INVAL) => {
-                            if shared.joining.swap(false, Ordering::Relaxed) {
-                                tracing::warn!(
-                                    device = shared.tun.name(),
-                                    "the kernel refuses joined packets on the TUN device: writing one by one from now on"
-                                );
-                            }
-                        }
-                        Err(errno) => {
-                            tracing::debug!(peer = peer.id, error = %errno, "packets not written to the TUN");
-                            peer.drops.add(DropCause::InWriteFailed, group.count() as u64);
-                            continue;
-                        }
+                    }
+                    Err(errno) => {
+                        write_failed(peer, group.count() as u64, errno);
+                        continue;
                     }
                 }
             }
-            for number in join.members(group) {
-                match write(&[IoSlice::new(empty), IoSlice::new(slice(number))])? {
+            for bytes in join.members(group).map(packet) {
+                match write(shared, &[IoSlice::new(header), IoSlice::new(bytes)])? {
                     Ok(()) => delivered += 1,
-                    Err(errno) => {
-                        tracing::debug!(peer = peer.id, error = %errno, "packet not written to the TUN");
-                        peer.drops.add(DropCause::InWriteFailed, 1);
-                    }
+                    Err(errno) => write_failed(peer, 1, errno),
                 }
             }
         }
         peer.rx.add(0, delivered);
         Ok(())
     }
+}
+
+/// Writes the packets of a group as one.
+fn write_joined<'a>(
+    shared: &Shared,
+    group: &Group,
+    mut packets: impl Iterator<Item = &'a [u8]>,
+) -> Result<Result<(), Errno>, Fault> {
+    let first = packets.next().unwrap_or_default();
+    let mut headers = [0; HEADERS_MAX];
+    let Some((vnet, len)) = group.headers(first, &mut headers) else {
+        return Ok(Err(Errno::INVAL));
+    };
+    let own = [&vnet[..], &headers[..len], first.get(len..).unwrap_or_default()];
+    let parts = own
+        .into_iter()
+        .chain(packets.map(|packet| packet.get(len..).unwrap_or_default()));
+    let mut vector = [IoSlice::new(&[]); MAX_JOINED + 2];
+    let mut used = 0;
+    for (slot, part) in vector.iter_mut().zip(parts) {
+        *slot = IoSlice::new(part);
+        used += 1;
+    }
+    write(shared, &vector[..used])
+}
+
+/// One write; a fault only if the device is gone.
+fn write(shared: &Shared, vector: &[IoSlice<'_>]) -> Result<Result<(), Errno>, Fault> {
+    match rustix::io::writev(&shared.tun, vector) {
+        Ok(_) => Ok(Ok(())),
+        Err(Errno::BADFD) => Err(Fault::tun("write to", &shared.tun, Errno::BADFD)),
+        Err(errno) => Ok(Err(errno)),
+    }
+}
+
+fn write_failed(peer: &Peer, packets: u64, errno: Errno) {
+    peer.drops.add(DropCause::InWriteFailed, packets);
+    tracing::debug!(peer = peer.id, error = %errno, "not written to the TUN device");
 }

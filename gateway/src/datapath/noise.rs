@@ -314,3 +314,162 @@ fn cause(error: &WireGuardError) -> DropCause {
         _ => DropCause::InBadHandshake,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::datapath::packet;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn pair() -> (Identity, Identity, Box<dyn Tunnel>, Box<dyn Tunnel>) {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let (to_b, to_a) = (
+            a.tunnel(&b.public(), None, 0x0105_0001),
+            b.tunnel(&a.public(), None, 0x07),
+        );
+        (a, b, to_b, to_a)
+    }
+
+    /// Runs a handshake to its end.
+    fn shake(a: &mut dyn Tunnel, b: &mut dyn Tunnel) {
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = a.initiate(&mut left).unwrap();
+        let answer = b.handshake(&left[..len], &mut right).unwrap();
+        assert!(answer.authentic && !answer.completed);
+        let answer = a.handshake(&right[..answer.len], &mut left).unwrap();
+        assert!(answer.authentic && answer.completed);
+        assert!(
+            !b.established(),
+            "the responder waits for the initiator's first data"
+        );
+        assert_eq!(b.open(&left[..answer.len], &mut right), Ok(0));
+        assert!(a.established() && b.established() && a.initiator() && !b.initiator());
+    }
+
+    #[test]
+    fn a_packet_crosses_once() {
+        let (_, _, mut a, mut b) = pair();
+        let source = Ipv4Addr::new(10, 0, 0, 1).into();
+        let packet = packet::tests::udp(source, Ipv4Addr::new(10, 0, 0, 2).into(), b"hello");
+        let (mut sealed, mut opened) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        assert_eq!(a.seal(&packet, &mut sealed), None, "there is no session yet");
+        shake(&mut *a, &mut *b);
+        let mut padded = packet.clone();
+        padded.resize(packet.len().next_multiple_of(16), 0);
+        let len = a.seal(&padded, &mut sealed).unwrap();
+        assert_eq!(
+            kind(&sealed[..len]).map(|kind| matches!(kind, Kind::Data(index) if index >> 8 == 7)),
+            Some(true)
+        );
+        assert_eq!(
+            b.open(&sealed[..len], &mut opened),
+            Ok(packet.len()),
+            "padding is taken off"
+        );
+        assert_eq!(&opened[..packet.len()], packet);
+        assert_eq!(b.open(&sealed[..len], &mut opened), Err(DropCause::InReplay));
+        sealed[20] ^= 1;
+        sealed[8] = 99;
+        assert_eq!(b.open(&sealed[..len], &mut opened), Err(DropCause::InBadTag));
+        assert_eq!(
+            a.seal(&padded, &mut sealed[..padded.len() + 31]),
+            None,
+            "no room is no panic"
+        );
+        assert_eq!(
+            b.open(&sealed[..len], &mut opened[..10]),
+            Err(DropCause::InMalformed)
+        );
+    }
+
+    #[test]
+    fn a_message_finds_its_peer_and_a_flood_must_prove_its_address() {
+        let (a, b, mut to_b, _) = pair();
+        let (mut message, mut reply) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = to_b.initiate(&mut message).unwrap();
+        match b.inspect(HERE, &message[..len], &mut reply) {
+            Ok(Addressee::Key(key)) => assert_eq!(key, a.public()),
+            _ => panic!("the initiation does not lead to its sender"),
+        }
+        let mut cookies = 0;
+        for _ in 0..2 * HANDSHAKES_PER_SECOND {
+            if let Ok(Addressee::Cookie(len)) = b.inspect(HERE, &message[..len], &mut reply) {
+                cookies += 1;
+                // The sender takes the cookie, and gets through with it.
+                assert_eq!(
+                    to_b.handshake(&reply[..len], &mut vec![0; SCRATCH_LEN])
+                        .map(|a| a.authentic),
+                    Ok(false)
+                );
+            }
+        }
+        assert!(cookies >= HANDSHAKES_PER_SECOND, "{cookies} cookies");
+        let len = to_b.initiate(&mut message).unwrap();
+        assert!(matches!(
+            b.inspect(HERE, &message[..len], &mut reply),
+            Ok(Addressee::Key(_))
+        ));
+        let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        assert!(matches!(
+            b.inspect(elsewhere, &message[..len], &mut reply),
+            Ok(Addressee::Cookie(_))
+        ));
+    }
+
+    #[test]
+    fn keys_of_low_order_are_not_accepted() {
+        let (a, b, ..) = pair();
+        assert!(a.accepts(&b.public()));
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(!a.accepts(&PublicKey([0; 32])) && !a.accepts(&PublicKey(one)));
+    }
+
+    #[test]
+    fn a_preshared_key_must_be_shared() {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let key = PresharedKey::from_bytes([5; 32]);
+        let mut to_b = a.tunnel(&b.public(), Some(&key), 1);
+        shake(&mut *to_b, &mut *b.tunnel(&a.public(), Some(&key), 2));
+        let mut to_b = a.tunnel(&b.public(), Some(&key), 3);
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = to_b.initiate(&mut left).unwrap();
+        let answer = b
+            .tunnel(&a.public(), None, 4)
+            .handshake(&left[..len], &mut right)
+            .unwrap();
+        assert_eq!(
+            to_b.handshake(&right[..answer.len], &mut left),
+            Err(DropCause::InBadHandshake)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_makes_it_panic(
+            first in 0u8..6,
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            len in prop_oneof![Just(148), Just(92), Just(64), 0usize..200],
+        ) {
+            bytes.resize(len, 0);
+            if let Some(head) = bytes.get_mut(..4) {
+                head.copy_from_slice(&[first, 0, 0, 0]);
+            }
+            let (a, _, mut to_b, _) = pair();
+            let mut scratch = vec![0; SCRATCH_LEN];
+            let kind = kind(&bytes);
+            prop_assert!(a.inspect(HERE, &bytes, &mut scratch).is_err() || first == 2 || first == 3);
+            prop_assert!(to_b.open(&bytes, &mut scratch).is_err());
+            if kind == Some(Kind::Handshake) {
+                prop_assert!(to_b.handshake(&bytes, &mut scratch).is_err());
+            }
+        }
+    }
+}
