@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ impl Lab {
     /// Starts the broker and waits until it answers.
     pub(super) async fn start_broker(&self, socket: TcpListener) -> Result<()> {
         let host_port = socket.local_addr()?.port();
+        let host = self.dir.kubeconfig("broker");
         let data = self.dir.data(BROKER)?;
         let lan = &self.topology.broker;
         let mut argv: Vec<OsString> = vec![self.program.clone(), "broker".into(), "--standalone".into()];
@@ -43,37 +44,25 @@ impl Lab {
             stdin: Some(OwnedFd::from(socket)),
             id: BROKER.to_owned(),
         })?;
-        let kubeconfig = self.broker_kubeconfig()?;
+        let written = data.join("admin.kubeconfig");
+        let inner = self.broker_kubeconfig();
         let up = until("the broker", PATIENCE, || async {
-            ensure!(
-                kubeconfig.exists(),
-                "it has not written {} yet",
-                kubeconfig.display()
-            );
-            client(&kubeconfig)
+            ensure!(written.exists(), "it has not written {} yet", written.display());
+            // The file names one of its addresses; which of them one can reach depends on where one stands.
+            write_kubeconfig(&written, &inner, lan.api_url())?;
+            write_kubeconfig(&written, &host, format!("https://127.0.0.1:{host_port}"))?;
+            client(&inner)
                 .await?
                 .apiserver_version()
                 .await
                 .context("it does not answer")?;
             Ok(())
         });
-        up.await.map_err(|e| self.with_log(e, BROKER))?;
-        self.write_host_kubeconfig(&kubeconfig, "broker", host_port)
+        up.await.map_err(|e| self.with_log(e, BROKER))
     }
 
-    fn broker_kubeconfig(&self) -> Result<PathBuf> {
-        Ok(self.dir.data(BROKER)?.join("admin.kubeconfig"))
-    }
-
-    /// The same kubeconfig with the address on the host's loopback.
-    fn write_host_kubeconfig(&self, inner: &PathBuf, name: &str, port: u16) -> Result<()> {
-        let mut config = Kubeconfig::read_from(inner)?;
-        for cluster in config.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
-            cluster.server = Some(format!("https://127.0.0.1:{port}"));
-        }
-        let text = serde_saphyr::to_string(&config).context("the kubeconfig cannot be written")?;
-        std::fs::write(self.dir.kubeconfig(name), text)?;
-        Ok(())
+    fn broker_kubeconfig(&self) -> PathBuf {
+        self.dir.inner_kubeconfig("broker", "admin")
     }
 
     /// The certificate authority of a cluster's API server, in PEM.
@@ -92,7 +81,7 @@ impl Lab {
     /// Makes a cluster a member.
     pub(super) async fn join(&self, cluster: &Cluster) -> Result<()> {
         let name = cluster.name.as_str();
-        let broker = self.broker_kubeconfig()?.into_os_string();
+        let broker = self.broker_kubeconfig().into_os_string();
         let token = self
             .command(
                 ["broker", "token", "create", "--preapprove", name]
@@ -156,4 +145,14 @@ impl Lab {
         }
         Ok(output.stdout)
     }
+}
+
+/// The same kubeconfig with another address.
+fn write_kubeconfig(from: &Path, to: &Path, url: String) -> Result<()> {
+    let mut config = Kubeconfig::read_from(from)?;
+    for cluster in config.clusters.iter_mut().filter_map(|c| c.cluster.as_mut()) {
+        cluster.server = Some(url.clone());
+    }
+    let text = serde_saphyr::to_string(&config).context("the kubeconfig cannot be written")?;
+    std::fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
 }
