@@ -34,6 +34,8 @@ mod json;
 mod manifests;
 mod openapi;
 mod patch;
+mod proto;
+mod protobuf;
 mod rest;
 mod reviews;
 mod schema;

@@ -52,14 +52,15 @@ pub(super) fn document(catalog: &Catalog, path: &str) -> Option<Value> {
             Origin::Builtin(_) => reach(library, &name, &mut schemas),
             Origin::Custom { schema_json, .. } => {
                 schemas.insert(name.clone(), custom(schema_json));
-                for needed in ["ObjectMeta", "ListMeta", "DeleteOptions", "Status", "Patch"] {
-                    reach(library, &format!("{META}.{needed}"), &mut schemas);
-                }
             }
         }
         if let Some(s) = schemas.get_mut(&name) {
             s["x-kubernetes-group-version-kind"] =
                 json!([{"group": r.group, "kind": r.kind, "version": r.version}]);
+        }
+        // What the lists and the operations refer to.
+        for needed in ["ObjectMeta", "ListMeta", "DeleteOptions", "Status", "Patch"] {
+            reach(library, &format!("{META}.{needed}"), &mut schemas);
         }
         if r.verbs.contains(&"list") {
             let list = format!("{name}List");

@@ -33,6 +33,9 @@ pub(crate) fn parse(body: &Body, kind: &str) -> ApiResult<(Value, Vec<String>)> 
                 .map(|v| (v, Vec::new()))
                 .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))
         }
+        "application/vnd.kubernetes.protobuf" => crate::protobuf::parse(&body.bytes)
+            .map(|v| (v, Vec::new()))
+            .map_err(ApiError::bad_request),
         _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
     }
 }
