@@ -14,13 +14,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use crate::link::{Links, RTM_NEWLINK, named};
+
 const DEVICE: &str = "/dev/net/tun";
 /// Length of the header in front of each packet when [`TunOptions::offload`] is granted
 /// (`struct virtio_net_hdr`).
 pub const VNET_HEADER_LEN: usize = 10;
 
 /// Packets that wait for the reader: enough for some milliseconds of small ones.
-const QUEUE_LEN: libc::c_int = 1000;
+const QUEUE_LEN: u32 = 1000;
+const IFLA_TXQLEN: u16 = 13;
 
 /// What can go wrong with a TUN device.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,9 @@ pub enum TunError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Netlink refused.
+    #[error(transparent)]
+    Link(#[from] crate::Error),
 }
 
 /// How to open a TUN device.
@@ -180,16 +186,11 @@ impl Tun {
         )
     }
 
+    /// By netlink: the ioctl for this is refused to root in a user namespace.
     fn set_queue_len(&self) -> Result<(), TunError> {
-        let mut request = request(&self.name)?;
-        request.ifr_ifru.ifru_metric = QUEUE_LEN;
-        control(
-            AddressFamily::INET,
-            libc::SIOCSIFTXQLEN,
-            "set the queue length",
-            &self.name,
-            &mut request,
-        )
+        let mut message = named(RTM_NEWLINK, 0, &self.name);
+        message.ne32(IFLA_TXQLEN, QUEUE_LEN);
+        Ok(Links::open()?.request(message, || format!("set the queue length of {}", self.name))?)
     }
 
     /// Gives the device an address; the kernel adds the route to the address's network. To be called in the
