@@ -81,7 +81,7 @@ where
 {
     loop {
         tokio::select! {
-            won = state.wait_for(|held| *held) => if won.is_err() { return Ok(()) },
+            over = becomes(state, true) => if over { return Ok(()) },
             () = shutdown.wait() => return Ok(()),
         }
         tracing::info!("this replica leads");
@@ -90,11 +90,11 @@ where
         tokio::pin!(running);
         tokio::select! {
             ended = &mut running => return ended,
-            lost = state.wait_for(|held| !*held) => {
+            over = becomes(state, false) => {
                 tracing::warn!("this replica leads no longer");
                 term.trigger();
                 running.await?;
-                if lost.is_err() {
+                if over {
                     return Ok(());
                 }
             }
@@ -104,4 +104,9 @@ where
             }
         }
     }
+}
+
+/// Waits until the Lease is held, or is not; true if its keeper has ended.
+async fn becomes(state: &mut tokio::sync::watch::Receiver<bool>, held: bool) -> bool {
+    state.wait_for(|now| *now == held).await.is_err()
 }

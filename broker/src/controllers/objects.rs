@@ -353,3 +353,27 @@ pub(crate) async fn revoke_joiner(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::rbac::v1::ClusterRole;
+    use serde::Deserialize as _;
+
+    #[test]
+    fn the_roles_made_here_are_those_of_the_manifests() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/broker/member-roles.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let there: Vec<ClusterRole> = text
+            .split("\n---\n")
+            .map(|d| {
+                ClusterRole::deserialize(&serde_saphyr::from_str::<serde_json::Value>(d).unwrap()).unwrap()
+            })
+            .collect();
+        let named = |roles: Vec<ClusterRole>| {
+            let mut named: Vec<_> = roles.into_iter().map(|r| (r.metadata.name, r.rules)).collect();
+            named.sort_by(|a, b| a.0.cmp(&b.0));
+            named
+        };
+        assert_eq!(named(super::cluster_roles()), named(there));
+    }
+}

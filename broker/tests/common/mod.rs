@@ -10,8 +10,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node};
-use kube::api::{Api, ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use strait_api::names;
@@ -49,6 +49,32 @@ where
     }
 }
 
+/// Of a manifest in deploy/, who there is and who may do what.
+pub fn rights(file: &str) -> String {
+    let path = format!("{}/../deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let kinds = [
+        "Namespace",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+    ];
+    let kept = |d: &&str| kinds.iter().any(|k| d.lines().any(|l| l == format!("kind: {k}")));
+    let documents: Vec<&str> = text.split("\n---\n").filter(kept).collect();
+    assert!(!documents.is_empty(), "{file} holds nothing");
+    documents.join("\n---\n")
+}
+
+/// A client of a service account.
+pub fn account(server: &Server, namespace: &str, name: &str) -> Client {
+    let user = format!("system:serviceaccount:{namespace}:{name}");
+    let groups = format!("system:serviceaccounts:{namespace}");
+    let user = strait_apiserver::User::new(&user, &["system:serviceaccounts", &groups]);
+    Client::new(server.service_as(user), "default")
+}
+
 pub struct Broker {
     pub client: Client,
     pub url: String,
@@ -59,10 +85,19 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// One over this folder. At `address`, or at any.
+    /// One over this folder. At `address`, or at any. Its controllers have the rights that deploy/broker
+    /// gives them, no more.
     pub async fn start(data: &TempDir, address: Option<SocketAddr>) -> Self {
         let broker = Self::start_idle(data, address).await;
-        let (client, shutdown) = (broker.client.clone(), broker.shutdown.clone());
+        for file in [
+            "broker/namespace.yaml",
+            "broker/member-roles.yaml",
+            "broker/broker.yaml",
+        ] {
+            broker.server.apply_manifest(&rights(file)).await.unwrap();
+        }
+        let client = account(&broker.server, names::BROKER_NAMESPACE, "strait-broker");
+        let shutdown = broker.shutdown.clone();
         let (prepared, ready) = tokio::sync::oneshot::channel();
         let controllers = tokio::spawn(async move {
             let controllers = Controllers::new(client, Settings::default());
@@ -170,6 +205,8 @@ pub struct Home {
     pub id: String,
     pub client: Client,
     pub pods: String,
+    /// With the rights that deploy/base gives the agent, no more.
+    pub agent_client: Client,
     server: Server,
     agent: Option<(Shutdown, JoinHandle<()>)>,
 }
@@ -184,10 +221,17 @@ impl Home {
         }
         let server = Server::start(config).await.unwrap();
         let client = Client::new(server.admin_service(), "default");
+        server
+            .apply_manifest(&rights("base/namespace.yaml"))
+            .await
+            .unwrap();
+        server.apply_manifest(&rights("base/agent.yaml")).await.unwrap();
+        let agent_client = account(&server, names::NAMESPACE, "strait-agent");
         let home = Self {
             id: id.to_owned(),
             client,
             pods: format!("10.{n}.0.0/16"),
+            agent_client,
             server,
             agent: None,
         };
@@ -202,21 +246,6 @@ impl Home {
                 .await
                 .unwrap();
         }
-        let namespaces: Api<Namespace> = Api::all(home.client.clone());
-        let metadata = ObjectMeta {
-            name: Some(names::NAMESPACE.to_owned()),
-            ..ObjectMeta::default()
-        };
-        namespaces
-            .create(
-                &PostParams::default(),
-                &Namespace {
-                    metadata,
-                    ..Namespace::default()
-                },
-            )
-            .await
-            .unwrap();
         home
     }
 
@@ -259,7 +288,7 @@ impl Home {
             identity: format!("{}-agent", self.id),
             metrics: mirror::Metrics::default(),
         };
-        let run = mirror::run(self.client.clone(), settings, shutdown.clone());
+        let run = mirror::run(self.agent_client.clone(), settings, shutdown.clone());
         self.agent = Some((shutdown, tokio::spawn(run)));
     }
 
