@@ -53,6 +53,14 @@ fn main() {
             setting_the_same_peers_keeps_the_session,
         ),
         ("a_removed_peer_is_cut_off", a_removed_peer_is_cut_off),
+        (
+            "a_tunnel_on_demand_comes_with_the_first_packet",
+            a_tunnel_on_demand_comes_with_the_first_packet,
+        ),
+        (
+            "two_gateways_of_one_cluster_share_its_flows",
+            two_gateways_of_one_cluster_share_its_flows,
+        ),
         ("an_unknown_key_gets_no_tunnel", an_unknown_key_gets_no_tunnel),
         (
             "oversized_packets_are_dropped_and_counted",
@@ -635,6 +643,76 @@ fn a_removed_peer_is_cut_off() {
         to.recv_from(&mut [0; 64]).is_ok()
     });
     pair.works();
+}
+
+fn a_tunnel_on_demand_comes_with_the_first_packet() {
+    let pair = Pair::apart();
+    let quiet = |config| PeerConfig {
+        keepalive: None,
+        ..config
+    };
+    let to_b = quiet(peer(
+        2,
+        pair.engine_b.public_key(),
+        &[loopback(pair.engine_b.port())],
+    ));
+    let to_a = quiet(peer(1, pair.engine_a.public_key(), &[]));
+    assert_eq!(pair.engine_a.set_peers(&[to_b]), []);
+    assert_eq!(pair.engine_b.set_peers(&[to_a]), []);
+    // Two ticks of the timers.
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(only(&pair.engine_a).tx_bytes, 0, "nobody asked for a handshake");
+    pair.works();
+}
+
+fn two_gateways_of_one_cluster_share_its_flows() {
+    let Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    } = Pair::apart();
+    let (c, key_c) = (Node::new(), PrivateKey::generate().unwrap());
+    let engine_c = c.engine(config(&key_c), 2);
+    let gateway = |id: &str, engine: &Engine| PeerConfig {
+        id: id.to_owned(),
+        ..peer(2, engine.public_key(), &[loopback(engine.port())])
+    };
+    assert_eq!(
+        engine_a.set_peers(&[gateway("green/b", &engine_b), gateway("green/c", &engine_c)]),
+        []
+    );
+    for engine in [&engine_b, &engine_c] {
+        assert_eq!(engine.set_peers(&[peer(1, key_a.public(), &[])]), []);
+    }
+    until("both tunnels are up", || {
+        engine_a
+            .status()
+            .peers
+            .iter()
+            .all(|peer| peer.last_handshake.is_some())
+    });
+    let target = SocketAddr::new(v4(2), 9);
+    for _ in 0..3 {
+        for port in 0..200 {
+            let socket = a.run(|| UdpSocket::bind((v4(1), 20_000 + port)).unwrap());
+            socket.send_to(b"flow", target).unwrap();
+        }
+    }
+    let received = || (only(&engine_b).rx_packets, only(&engine_c).rx_packets);
+    until("all packets are there", || received().0 + received().1 == 600);
+    let (b_packets, c_packets) = received();
+    assert_eq!(
+        (b_packets % 3, c_packets % 3),
+        (0, 0),
+        "a flow stays with its gateway"
+    );
+    assert!(
+        b_packets > 150 && c_packets > 150,
+        "{b_packets} and {c_packets} of 600"
+    );
+    drop((b, c));
 }
 
 fn an_unknown_key_gets_no_tunnel() {

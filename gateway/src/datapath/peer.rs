@@ -35,7 +35,7 @@ pub(super) struct Peer {
     up: AtomicBool,
     /// Set by whoever sends, cleared by the timer: spares the packet threads a clock.
     sent: AtomicBool,
-    /// Whether an initiation has been asked for and not been sent yet.
+    /// Whether an initiation has been asked for since the last tick.
     wanted: AtomicBool,
     /// Whether one send may carry several datagrams to this endpoint.
     pub(super) batch: AtomicBool,
@@ -190,7 +190,6 @@ impl Peer {
         {
             self.send_initiation(&mut state, udp, scratch, now);
         }
-        self.wanted.store(false, Ordering::Relaxed);
     }
 
     /// Takes a handshake message that is for this peer.
@@ -229,6 +228,8 @@ impl Peer {
 
     /// Lets time pass: retries, rekeys, keepalives.
     pub(super) fn tick(&self, udp: &Udp, scratch: &mut [u8], now: Instant) {
+        // So each peer asks the control thread once a tick at most, however many packets wait.
+        self.wanted.store(false, Ordering::Relaxed);
         let mut state = self.lock();
         if self.sent.swap(false, Ordering::Relaxed) {
             state.last_sent = now;
@@ -236,14 +237,15 @@ impl Peer {
         match state.tunnel.tick(scratch) {
             Tick::Initiation(len) => self.broadcast(&mut state, udp, &scratch[..len], now),
             Tick::Data(len) => self.send(&mut state, udp, &scratch[..len], 0),
-            Tick::Expired if state.keepalive.is_none() => {
+            // What has waited through 90 seconds of attempts is of no use to anybody.
+            Tick::Expired => {
                 let lost = state.queue.len() as u64;
                 (state.queued, state.queue) = (0, VecDeque::new());
                 if lost > 0 {
                     self.drops.add(DropCause::OutQueueFull, lost);
                 }
             }
-            Tick::Expired | Tick::Idle => {}
+            Tick::Idle => {}
         }
         self.settle(&mut state, udp, scratch);
 
