@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use net::{Net, VIP_OWN, VIP_REMOTE, VIP_SILENT};
-use strait_linux::testing::as_root;
+use strait_linux::testing::{Firewall, as_root};
 use talk::{Server, ask_tcp, ask_udp, assert_silent, bulk, connect, send_udp};
 
 /// Index 0: IPv4, index 1: IPv6.
@@ -20,63 +20,75 @@ const FAMILIES: [usize; 2] = [0, 1];
 fn pods_and_hosts_reach_the_other_cluster_and_keep_their_sources() {
     as_root(
         "pods_and_hosts_reach_the_other_cluster_and_keep_their_sources",
-        || {
-            let net = Net::new();
-            for f in FAMILIES {
-                let far = net.far_pod[f];
-                let _tcp = Server::tcp(&net.far, far, 8080);
-                let _udp = Server::udp(&net.far, far, 8080);
-                let clients = [
-                    ("the worker's pod", &net.worker_pod, net.worker_pod_ip[f]),
-                    ("the gateway's pod", &net.gateway_pod, net.gateway_pod_ip[f]),
-                    ("the worker itself", &net.worker, net.worker_overlay[f]),
-                    ("the gateway itself", &net.gateway, net.gateway_overlay[f]),
-                ];
-                for (who, namespace, source) in clients {
-                    assert_eq!(
-                        ask_tcp(namespace, None, far, 8080).unwrap(),
-                        source,
-                        "{who} over TCP"
-                    );
-                    assert_eq!(
-                        ask_udp(namespace, None, far, 8080).unwrap(),
-                        source,
-                        "{who} over UDP"
-                    );
-                }
-                // A client that insists on the node's own address is seen by the overlay's all the same.
-                let own = net.worker_ip[f];
-                assert_eq!(
-                    ask_tcp(&net.worker, Some(own), far, 8080).unwrap(),
-                    net.worker_overlay[f]
-                );
-            }
-        },
+        || outward(&Net::new()),
     );
 }
 
 #[test]
 fn the_other_cluster_reaches_pods_with_its_own_source() {
     as_root("the_other_cluster_reaches_pods_with_its_own_source", || {
-        let net = Net::new();
-        for f in FAMILIES {
-            for (namespace, pod) in [
-                (&net.worker_pod, net.worker_pod_ip[f]),
-                (&net.gateway_pod, net.gateway_pod_ip[f]),
-            ] {
-                let _tcp = Server::tcp(namespace, pod, 8080);
-                let _udp = Server::udp(namespace, pod, 8080);
-                assert_eq!(
-                    ask_tcp(&net.far, Some(net.far_pod[f]), pod, 8080).unwrap(),
-                    net.far_pod[f]
-                );
-                assert_eq!(
-                    ask_udp(&net.far, Some(net.far_pod[f]), pod, 8080).unwrap(),
-                    net.far_pod[f]
-                );
-            }
-        }
+        inward(&Net::new());
     });
+}
+
+#[test]
+fn a_firewall_that_drops_and_masquerades_changes_nothing() {
+    as_root("a_firewall_that_drops_and_masquerades_changes_nothing", || {
+        let mut net = Net::new();
+        for (namespace, tables) in [
+            (net.worker.clone(), ["masquerading", "dropping"]),
+            (net.gateway.clone(), ["masquerading", "dropping"]),
+        ] {
+            let [masquerading, dropping] = tables.map(|table| Firewall {
+                namespace: &namespace,
+                table,
+            });
+            masquerading.masquerade().unwrap();
+            dropping.drop_forwarded().unwrap();
+        }
+        net.reconcile();
+        outward(&net);
+        inward(&net);
+    });
+}
+
+fn outward(net: &Net) {
+    for f in FAMILIES {
+        let far = net.far_pod[f];
+        let _tcp = Server::tcp(&net.far, far, 8080);
+        let _udp = Server::udp(&net.far, far, 8080);
+        let clients = [
+            ("the worker's pod", &net.worker_pod, net.worker_pod_ip[f]),
+            ("the gateway's pod", &net.gateway_pod, net.gateway_pod_ip[f]),
+            ("the worker itself", &net.worker, net.worker_overlay[f]),
+            ("the gateway itself", &net.gateway, net.gateway_overlay[f]),
+        ];
+        for (who, namespace, source) in clients {
+            let tcp = ask_tcp(namespace, None, far, 8080).unwrap();
+            assert_eq!(tcp, source, "{who} over TCP");
+            let udp = ask_udp(namespace, None, far, 8080).unwrap();
+            assert_eq!(udp, source, "{who} over UDP");
+        }
+        // A client that insists on the node's own address is seen by the overlay's all the same.
+        let own = net.worker_ip[f];
+        let seen = ask_tcp(&net.worker, Some(own), far, 8080).unwrap();
+        assert_eq!(seen, net.worker_overlay[f]);
+    }
+}
+
+fn inward(net: &Net) {
+    for f in FAMILIES {
+        let far = net.far_pod[f];
+        for (namespace, pod) in [
+            (&net.worker_pod, net.worker_pod_ip[f]),
+            (&net.gateway_pod, net.gateway_pod_ip[f]),
+        ] {
+            let _tcp = Server::tcp(namespace, pod, 8080);
+            let _udp = Server::udp(namespace, pod, 8080);
+            assert_eq!(ask_tcp(&net.far, Some(far), pod, 8080).unwrap(), far);
+            assert_eq!(ask_udp(&net.far, Some(far), pod, 8080).unwrap(), far);
+        }
+    }
 }
 
 #[test]
