@@ -23,11 +23,11 @@ use strait_linux::tun::{Tun, TunOptions};
 use tempfile::TempDir;
 
 /// Balanced to the far pod.
-pub(crate) const VIP_REMOTE: [&str; 2] = ["10.250.0.1", "fd00:250::1"];
+pub(crate) const VIP_REMOTE: [&str; 2] = ["243.0.0.1", "fd53:7472:7600::1"];
 /// Balanced to the worker's pod.
-pub(crate) const VIP_OWN: [&str; 2] = ["10.250.0.2", "fd00:250::2"];
+pub(crate) const VIP_OWN: [&str; 2] = ["243.0.0.2", "fd53:7472:7600::2"];
 /// Of no service with endpoints.
-pub(crate) const VIP_SILENT: [&str; 2] = ["10.250.0.3", "fd00:250::3"];
+pub(crate) const VIP_SILENT: [&str; 2] = ["243.0.0.3", "fd53:7472:7600::3"];
 
 type Pair = [IpAddr; 2];
 
@@ -123,8 +123,8 @@ impl Net {
         let mut net = Self {
             worker_kernel: Kernel::open_in(&worker, &state.path().join("worker")).unwrap(),
             gateway_kernel: Kernel::open_in(&gateway, &state.path().join("gateway")).unwrap(),
-            worker_overlay: pair("10.254.1.2", "fd00:254:1::2"),
-            gateway_overlay: pair("10.254.1.1", "fd00:254:1::1"),
+            worker_overlay: pair("240.0.1.2", "fd53:7472:6100:1::2"),
+            gateway_overlay: pair("240.0.1.1", "fd53:7472:6100:1::1"),
             far_pod: pair("10.2.1.7", "fd02:0:0:1::7"),
             far_stranger: pair("198.51.100.7", "2001:db8:77::7"),
             inputs: inputs(worker_ip, gateway_ip),
@@ -346,12 +346,12 @@ fn inputs(worker_ip: Pair, gateway_ip: Pair) -> NodeInputs {
     let cluster = serde_json::from_str(&from(serde_json::json!({
         "clusterId": "blue",
         "podCidrs": ["10.1.0.0/16", "fd01::/48"],
-        "vipCidrs": ["10.250.0.0/16", "fd00:250::/112"],
+        "vipCidrs": ["243.0.0.0/16", "fd53:7472:7600::/112"],
     })))
     .unwrap();
     let member = serde_json::from_str(&from(serde_json::json!({
         "clusterId": "blue", "uid": "u", "prefixes": ["10.1.0.0/16", "fd01::/48"],
-        "nodeBlocks": ["10.254.1.0/24", "fd00:254:1::/64"],
+        "nodeBlocks": ["240.0.1.0/24", "fd53:7472:6100:1::/64"],
         "exportNamespaces": ["*"], "state": "Active", "admittedAt": "2026-01-01T00:00:00Z",
     })))
     .unwrap();
@@ -362,7 +362,7 @@ fn inputs(worker_ip: Pair, gateway_ip: Pair) -> NodeInputs {
     let green = RemoteCluster {
         id: "green".parse().unwrap(),
         pod_prefixes: nets("10.2.0.0/16", "fd02::/48"),
-        node_blocks: nets("10.254.2.0/24", "fd00:254:2::/64"),
+        node_blocks: nets("240.0.2.0/24", "fd53:7472:6100:2::/64"),
         export_namespaces: vec!["*".to_owned()],
         admitted_at: "2026-01-01T00:00:00Z".to_owned(),
         state: strait_api::records::MemberState::Active,
@@ -372,7 +372,7 @@ fn inputs(worker_ip: Pair, gateway_ip: Pair) -> NodeInputs {
         name: name.to_owned(),
         addresses: addresses.to_vec(),
         pod_prefixes: nets(&format!("10.1.{n}.0/24"), &format!("fd01:0:0:{n}::/64")),
-        overlay_addresses: pair(&format!("10.254.1.{n}"), &format!("fd00:254:1::{n}")).to_vec(),
+        overlay_addresses: pair(&format!("240.0.1.{n}"), &format!("fd53:7472:6100:1::{n}")).to_vec(),
         gateway: name == "gateway",
     };
     NodeInputs {
