@@ -304,6 +304,16 @@ async fn the_renewal_credential_makes_member_tokens_and_nothing_else() {
     assert!(expires.as_second() - jiff::Timestamp::now().as_second() <= 24 * 3600);
     assert_eq!(token_for(&client, "strait-m-blue", "renew").await, 403);
     assert_eq!(token_for(&client, "strait-m-green", "member").await, 403);
+    // A living client goes on with the token that it is given.
+    let bearer = Bearer::new("no token");
+    let living = membership.place.client(&bearer).unwrap();
+    let read: Api<Member> = Api::all(living);
+    assert_eq!(outcome(read.list(&ListParams::default()).await), 401);
+    let (token, _) = mint(&client, "strait-m-blue", "member", Duration::from_secs(3600))
+        .await
+        .unwrap();
+    bearer.replace(token);
+    assert_eq!(outcome(read.list(&ListParams::default()).await), 200);
     let own: Api<ExportedService> = namespaced(&client, "strait-m-blue");
     assert_eq!(outcome(own.list(&ListParams::default()).await), 403);
     assert_eq!(

@@ -7,8 +7,9 @@ mod common;
 use common::{Broker, Home, exported_service, gateway, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, MemberState};
@@ -402,6 +403,63 @@ async fn hostile_records_are_refused_with_a_condition_and_the_good_ones_go_on() 
             .map_err(|e| e.to_string())
     })
     .await;
+    for home in [blue, green, red] {
+        home.stop().await;
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_a_newer_version_leaves_the_copy_as_it_was_and_the_others_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&data, None).await;
+    let (blue, green) = fleet(&broker).await;
+    let red = Home::start("red", 3).await;
+    red.join_at(&broker).await;
+    let client = red.connect().await.client.clone();
+    let services: Api<ExportedService> = Api::namespaced(client.clone(), "strait-m-red");
+    let post = PostParams::default();
+    services
+        .create(&post, &exported_service("red", "odd", "10.3.0.1"))
+        .await
+        .unwrap();
+    green.copies(&["blue.blue", "red.odd.demo"]).await;
+
+    // The broker's definition comes from a version that knows one more type of service.
+    let definitions: Api<CustomResourceDefinition> = Api::all(broker.client.clone());
+    let mut definition =
+        serde_json::to_value(definitions.get("exportedservices.strait.dev").await.unwrap()).unwrap();
+    let types = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/type/enum";
+    definition
+        .pointer_mut(types)
+        .unwrap()
+        .as_array_mut()
+        .unwrap()
+        .push("Future".into());
+    let definition = serde_json::from_value(definition).unwrap();
+    definitions
+        .replace("exportedservices.strait.dev", &post, &definition)
+        .await
+        .unwrap();
+    let future = json!({"spec": {"type": "Future"}});
+    let resource = ApiResource::erase::<ExportedService>(&());
+    let raw: Api<DynamicObject> = Api::namespaced_with(client, "strait-m-red", &resource);
+    until("a record of the newer version", || async {
+        let patched = raw
+            .patch("odd.demo", &PatchParams::default(), &Patch::Merge(&future))
+            .await;
+        patched.map(|_| ()).map_err(|e| e.to_string())
+    })
+    .await;
+    services
+        .create(&post, &exported_service("red", "even", "10.3.0.2"))
+        .await
+        .unwrap();
+    green
+        .copies(&["blue.blue", "red.even.demo", "red.odd.demo"])
+        .await;
+    let copy = green.services().get("red.odd.demo").await.unwrap();
+    assert_eq!(copy.spec, exported_service("red", "odd", "10.3.0.1").spec);
     for home in [blue, green, red] {
         home.stop().await;
     }

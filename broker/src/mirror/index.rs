@@ -25,8 +25,10 @@ pub(super) struct Index {
 pub(super) enum Fed {
     /// Nothing that can be seen yet.
     Nothing,
-    /// Objects came or changed.
-    Changed,
+    /// An object came or changed.
+    Changed(At),
+    /// A list has ended: any object may have changed.
+    Listed,
     /// The deletion of an object was seen.
     Deleted(At),
 }
@@ -54,11 +56,12 @@ impl Index {
             Event::InitDone => {
                 self.objects = std::mem::take(&mut self.listing);
                 self.complete = true;
-                Fed::Changed
+                Fed::Listed
             }
             Event::Apply(object) => {
+                let at = at(&object);
                 if self.put(object) {
-                    Fed::Changed
+                    Fed::Changed(at)
                 } else {
                     Fed::Nothing
                 }
@@ -99,6 +102,21 @@ impl Index {
 
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&DynamicObject> {
         self.objects.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// The objects of one namespace whose names begin so.
+    pub(super) fn within<'a>(
+        &'a self,
+        namespace: &'a str,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a At, &'a DynamicObject)> {
+        self.objects
+            .range((namespace.to_owned(), prefix.to_owned())..)
+            .take_while(move |((n, name), _)| n == namespace && name.starts_with(prefix))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&At, &DynamicObject)> {
@@ -179,8 +197,29 @@ mod tests {
             index.get("n", "a").is_some(),
             "a list that was begun again hides nothing"
         );
-        assert_eq!(index.feed(Event::InitDone), Fed::Changed);
+        assert_eq!(index.feed(Event::InitDone), Fed::Listed);
         assert!(index.get("n", "a").is_none());
+    }
+
+    #[test]
+    fn objects_are_found_by_namespace_and_beginning_of_the_name() {
+        let mut index = Index::default();
+        for name in ["a.x", "ab.x", "a.y", "b.x"] {
+            index.put(object(name, name, 1));
+        }
+        let names: Vec<&str> = index
+            .within("n", "a.")
+            .map(|((_, name), _)| name.as_str())
+            .collect();
+        assert_eq!(names, ["a.x", "a.y"]);
+        assert_eq!(
+            (
+                index.within("n", "").count(),
+                index.within("m", "").count(),
+                index.len()
+            ),
+            (4, 0, 4)
+        );
     }
 
     #[test]
@@ -189,7 +228,8 @@ mod tests {
         assert!(index.put(object("a", "1", 9)));
         assert_eq!(index.feed(Event::Apply(object("a", "1", 8))), Fed::Nothing);
         assert_eq!(index.feed(Event::Delete(object("a", "0", 7))), Fed::Nothing);
-        assert_eq!(index.feed(Event::Apply(object("a", "1", 10))), Fed::Changed);
+        let at = ("n".to_owned(), "a".to_owned());
+        assert_eq!(index.feed(Event::Apply(object("a", "1", 10))), Fed::Changed(at));
         assert!(matches!(
             index.feed(Event::Delete(object("a", "1", 11))),
             Fed::Deleted(_)

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use kube::api::DynamicObject;
+use kube::runtime::watcher::{self, Event};
 use serde_json::json;
 use strait_api::{ClusterId, names};
 use strait_core::mirror::{Key, Kind, Own, Publication, Remote, Spec, Write, publish};
@@ -38,6 +40,8 @@ struct Publisher<'a> {
     there: String,
     own: BTreeMap<Kind, Index>,
     remote: BTreeMap<Kind, Index>,
+    /// Records to look at.
+    dirty: BTreeSet<Key>,
     warned: BTreeSet<(Key, String)>,
 }
 
@@ -73,29 +77,19 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str, memory: &m
         there,
         own: empty(),
         remote: empty(),
+        dirty: BTreeSet::new(),
         warned: BTreeSet::new(),
     };
     let mut retry = Retry::default();
     loop {
         tokio::select! {
-            batch = next(&mut events) => {
-                for (side, event) in batch {
-                    match (side, event) {
-                        (Side::Here(kind), Ok(event)) => { feed(&mut publisher.own, kind, event); }
-                        (Side::There(kind), Ok(event)) => { feed(&mut publisher.remote, kind, event); }
-                        (Side::Here(_), Err(e)) => tracing::debug!(error = %e, "a watch of own records is renewed"),
-                        (Side::There(_), Err(e)) => link.suspect(&e),
-                    }
-                }
-            }
-            () = retry.due() => {}
+            batch = next(&mut events) => for (side, event) in batch {
+                publisher.feed(side, event);
+            },
+            () = retry.due() => publisher.look_at_all(),
         }
-        if publisher
-            .own
-            .values()
-            .chain(publisher.remote.values())
-            .any(|i| !i.is_complete())
-        {
+        let mut indexes = publisher.own.values().chain(publisher.remote.values());
+        if !indexes.all(Index::is_complete) {
             continue;
         }
         match publisher.round(memory).await {
@@ -106,39 +100,60 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str, memory: &m
     }
 }
 
-fn feed(
-    indexes: &mut BTreeMap<Kind, Index>,
-    kind: Kind,
-    event: kube::runtime::watcher::Event<kube::api::DynamicObject>,
-) -> Fed {
-    indexes.entry(kind).or_default().feed(event)
-}
-
-fn parsed(indexes: &BTreeMap<Kind, Index>) -> BTreeMap<Key, Option<Spec>> {
-    let mut all = BTreeMap::new();
-    for (kind, index) in indexes {
-        for ((_, name), object) in index.iter() {
-            all.insert(Key::new(*kind, name.as_str()), records::read(*kind, object).ok());
-        }
-    }
-    all
+/// What lies under these keys.
+fn parsed(
+    indexes: &BTreeMap<Kind, Index>,
+    namespace: &str,
+    keys: &BTreeSet<Key>,
+) -> BTreeMap<Key, Option<Spec>> {
+    let object = |key: &Key| indexes.get(&key.kind)?.get(namespace, &key.name);
+    keys.iter()
+        .filter_map(|key| Some((key.clone(), records::read(key.kind, object(key)?).ok())))
+        .collect()
 }
 
 impl Publisher<'_> {
+    fn feed(&mut self, side: Side, event: Result<Event<DynamicObject>, watcher::Error>) {
+        let (kind, fed) = match (side, event) {
+            (Side::Here(kind), Ok(event)) => (kind, self.own.entry(kind).or_default().feed(event)),
+            (Side::There(kind), Ok(event)) => (kind, self.remote.entry(kind).or_default().feed(event)),
+            (Side::Here(_), Err(e)) => {
+                return tracing::debug!(error = %e, "a watch of own records is renewed");
+            }
+            (Side::There(_), Err(e)) => return self.link.suspect(&e),
+        };
+        match fed {
+            Fed::Nothing => {}
+            Fed::Changed((_, name)) | Fed::Deleted((_, name)) => {
+                self.dirty.insert(Key::new(kind, name));
+            }
+            Fed::Listed => self.look_at_all(),
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for (kind, index) in self.own.iter().chain(&self.remote) {
+            self.dirty
+                .extend(index.iter().map(|((_, name), _)| Key::new(*kind, name.as_str())));
+        }
+    }
+
     /// Plans and writes until there is nothing to write.
     async fn round(&mut self, memory: &mut Memory) -> Result<(), BrokerError> {
+        let home = Key::new(Kind::Cluster, self.id.as_str());
         loop {
+            // The own Cluster is always in the plan: without it nothing is published.
+            self.dirty.insert(home.clone());
             let own = Own {
-                records: parsed(&self.own),
+                records: parsed(&self.own, &self.namespace, &self.dirty),
             };
-            if let Some(Some(Spec::Cluster(home))) =
-                own.records.get(&Key::new(Kind::Cluster, self.id.as_str()))
-                && home.removed_at.is_some()
+            if let Some(Some(Spec::Cluster(cluster))) = own.records.get(&home)
+                && cluster.removed_at.is_some()
             {
                 return Err(BrokerError::Left);
             }
             let remote = Remote {
-                records: parsed(&self.remote),
+                records: parsed(&self.remote, &self.there, &self.dirty),
                 confirmed: std::mem::take(&mut memory.confirmed),
             };
             let now = crate::controllers::rfc3339(Timestamp::now());
@@ -146,7 +161,14 @@ impl Publisher<'_> {
             memory.confirmed = remote.confirmed;
             self.warn(&plan);
             self.apply(&plan).await?;
-            memory.confirmed = parsed(&self.remote).into_keys().collect();
+            let there = parsed(&self.remote, &self.there, &self.dirty);
+            for key in std::mem::take(&mut self.dirty) {
+                if there.contains_key(&key) {
+                    memory.confirmed.insert(key);
+                } else {
+                    memory.confirmed.remove(&key);
+                }
+            }
             if plan.marker {
                 self.mark().await?;
                 memory.marked = true;
@@ -168,7 +190,8 @@ impl Publisher<'_> {
         }
     }
 
-    /// The Cluster is written last and alone: its marker speaks for what was written before it.
+    /// The Cluster is written last and alone: its marker speaks for what was written before it. (A new
+    /// marker is set only once all that goes before has been written.)
     async fn apply(&mut self, plan: &Publication) -> Result<(), BrokerError> {
         let (last, first): (Vec<&Write>, Vec<&Write>) =
             plan.writes.iter().partition(|w| w.key().kind == Kind::Cluster);
@@ -193,10 +216,6 @@ impl Publisher<'_> {
                     Err(e) => failed = Err(e),
                 }
             }
-            // A marker must not speak for what was not written.
-            if failed.is_err() {
-                break;
-            }
         }
         failed
     }
@@ -204,7 +223,7 @@ impl Publisher<'_> {
     fn write(
         &self,
         write: Write,
-    ) -> impl Future<Output = (Key, Result<Option<kube::api::DynamicObject>, BrokerError>)> + use<> {
+    ) -> impl Future<Output = (Key, Result<Option<DynamicObject>, BrokerError>)> + use<> {
         let api = records::api(self.link.client(), write.key().kind, &self.there);
         let key = write.key().clone();
         let seen = self

@@ -36,7 +36,10 @@ struct Receiver<'a> {
     members_there: Index,
     deleted: BTreeSet<(ClusterId, Key)>,
     fresh: BTreeMap<ClusterId, FreshList>,
-    warned: BTreeSet<Problem>,
+    /// Owners whose records, copies or membership to look at.
+    dirty: BTreeSet<ClusterId>,
+    /// What is not copied, by owner (members' own under the empty name).
+    problems: BTreeMap<String, BTreeSet<Problem>>,
 }
 
 /// Runs until the session breaks (it does not by itself).
@@ -72,7 +75,8 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str) -> BrokerE
         members_there: Index::default(),
         deleted: BTreeSet::new(),
         fresh: BTreeMap::new(),
-        warned: BTreeSet::new(),
+        dirty: BTreeSet::new(),
+        problems: BTreeMap::new(),
     };
     let mut retry = Retry::default();
     loop {
@@ -80,7 +84,7 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str) -> BrokerE
             batch = next(&mut events) => for (side, event) in batch {
                 receiver.feed(side, event);
             },
-            () = retry.due() => {}
+            () = retry.due() => receiver.look_at_all(),
         }
         if !receiver.complete() {
             continue;
@@ -137,13 +141,43 @@ impl Receiver<'_> {
             Side::MembersHere => self.members_here.feed(event),
             Side::MembersThere => self.members_there.feed(event),
         };
+        let deleted = matches!(fed, Fed::Deleted(_));
+        let (namespace, name) = match fed {
+            Fed::Nothing => return,
+            Fed::Listed => return self.look_at_all(),
+            Fed::Changed(at) | Fed::Deleted(at) => at,
+        };
+        let whose = match side {
+            Side::There(_) => owner(&namespace),
+            Side::Here(_) => name.split_once('.').and_then(|(owner, _)| owner.parse().ok()),
+            Side::MembersHere | Side::MembersThere => name.parse().ok(),
+        };
+        let Some(whose) = whose else { return };
+        self.dirty.insert(whose.clone());
         // Of all that may be missing only this is a statement: its owner deleted an exported service.
-        if let (Side::There(Kind::ExportedService), Fed::Deleted((namespace, name))) = (side, fed)
-            && let Some(owner) = owner(&namespace)
-        {
+        if deleted && matches!(side, Side::There(Kind::ExportedService)) {
             self.deleted
-                .insert((owner, Key::new(Kind::ExportedService, name)));
+                .insert((whose, Key::new(Kind::ExportedService, name)));
         }
+    }
+
+    fn look_at_all(&mut self) {
+        let mut all = BTreeSet::new();
+        for index in self.records.values() {
+            all.extend(index.iter().filter_map(|((namespace, _), _)| owner(namespace)));
+        }
+        for (kind, index) in &self.copies {
+            all.extend(
+                index
+                    .iter()
+                    .filter_map(|(_, o)| copied(*kind, o))
+                    .map(|(owner, _)| owner),
+            );
+        }
+        for index in [&self.members_here, &self.members_there] {
+            all.extend(index.iter().filter_map(|((_, name), _)| name.parse().ok()));
+        }
+        self.dirty.extend(all);
     }
 
     fn complete(&self) -> bool {
@@ -153,27 +187,26 @@ impl Receiver<'_> {
             .all(Index::is_complete)
     }
 
-    fn inbox(&self) -> Inbox {
+    /// What there is to say of these owners. Of the others neither records nor copies are shown, so nothing
+    /// is planned for them.
+    fn inbox(&self, owners: &BTreeSet<ClusterId>) -> Inbox {
         let mut records = Incoming::new();
         let mut copies = CopyIndex::new();
-        for (kind, index) in &self.records {
-            for ((namespace, name), object) in index.iter() {
-                if let Some(owner) = owner(namespace).filter(|o| o != self.link.id()) {
-                    let spec = records::read(*kind, object);
-                    records
-                        .entry(owner)
-                        .or_default()
-                        .insert(Key::new(*kind, name.as_str()), spec);
+        for id in owners.iter().filter(|id| *id != self.link.id()) {
+            let theirs = records.entry(id.clone()).or_default();
+            let there = id.member_namespace();
+            for (kind, index) in &self.records {
+                for ((_, name), object) in index.within(&there, "") {
+                    theirs.insert(Key::new(*kind, name.as_str()), records::read(*kind, object));
                 }
             }
-        }
-        for (kind, index) in &self.copies {
-            for (_, object) in index.iter() {
-                if let Some((owner, key)) = copied(*kind, object) {
-                    copies
-                        .entry(owner)
-                        .or_default()
-                        .insert(key, records::read(*kind, object).ok());
+            let mine = copies.entry(id.clone()).or_default();
+            let prefix = format!("{id}.");
+            for (kind, index) in &self.copies {
+                for (_, object) in index.within(&self.namespace, &prefix) {
+                    if let Some((_, key)) = copied(*kind, object).filter(|(owner, _)| owner == id) {
+                        mine.insert(key, records::read(*kind, object).ok());
+                    }
                 }
             }
         }
@@ -196,48 +229,67 @@ impl Receiver<'_> {
         }
     }
 
-    /// Plans and writes until there is nothing to write.
+    /// Plans and writes until there is nothing to write. What failed is left dirty; it does not hold up the
+    /// rest.
     async fn round(&mut self) -> Result<(), BrokerError> {
+        let owners = std::mem::take(&mut self.dirty);
+        let mut done = Ok(());
         // Each pass either writes, or asks for lists once per owner and marker; the bound only guards
         // against an API server that answers writes with something else.
         for _ in 0..8 {
             let now = crate::controllers::rfc3339(Timestamp::now());
-            let plan = receive(self.link.id(), &self.inbox(), &now);
-            self.warn(&plan.problems);
+            let plan = receive(self.link.id(), &self.inbox(&owners), &now);
+            self.warn(&owners, &plan.problems);
             for change in &plan.changes {
                 if let Change::Delete { owner, key, why } = change {
                     tracing::info!(cluster = %owner, kind = key.kind.as_str(), name = key.name, "copy is deleted: {why}");
                 }
             }
-            self.apply(plan.changes.clone()).await?;
             self.fresh.clear();
-            for owner in &plan.verify {
-                if let Some(list) = self.list_afresh(owner).await? {
-                    self.fresh.insert(owner.clone(), list);
+            let wrote = !plan.changes.is_empty();
+            done = self.apply(plan.changes).await;
+            for owner in plan.verify {
+                match self.list_afresh(&owner).await {
+                    Ok(Some(list)) => {
+                        self.fresh.insert(owner, list);
+                    }
+                    Ok(None) => {}
+                    Err(e) => done = Err(e),
                 }
             }
-            if self.fresh.is_empty() && plan.changes.is_empty() {
+            if self.fresh.is_empty() && (!wrote || done.is_err()) {
                 break;
             }
         }
-        let copies = self.inbox().copies;
-        self.deleted
-            .retain(|(owner, key)| copies.get(owner).is_some_and(|c| c.contains_key(key)));
+        let copies = self.inbox(&owners).copies;
+        // A statement is kept until it was carried out.
+        self.deleted.retain(|(owner, key)| {
+            !owners.contains(owner) || copies.get(owner).is_some_and(|c| c.contains_key(key))
+        });
+        let count: usize = self.copies.values().map(Index::len).sum();
         self.link
             .metrics
             .copies
-            .set(i64::try_from(copies.values().map(BTreeMap::len).sum::<usize>()).unwrap_or(i64::MAX));
-        self.link.caught_up();
-        Ok(())
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        match &done {
+            Ok(()) => self.link.caught_up(),
+            Err(_) => self.dirty.extend(owners),
+        }
+        done
     }
 
-    fn warn(&mut self, problems: &[Problem]) {
-        self.link
-            .metrics
-            .refused
-            .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+    fn warn(&mut self, owners: &BTreeSet<ClusterId>, problems: &[Problem]) {
+        let mut now: BTreeMap<String, BTreeSet<Problem>> =
+            owners.iter().map(|o| (o.to_string(), BTreeSet::new())).collect();
+        now.entry(String::new()).or_default();
         for problem in problems {
-            if self.warned.insert(problem.clone()) {
+            now.entry(problem.owner.clone())
+                .or_default()
+                .insert(problem.clone());
+        }
+        for (owner, problems) in now {
+            let before = self.problems.insert(owner, problems.clone()).unwrap_or_default();
+            for problem in problems.difference(&before) {
                 tracing::warn!(
                     cluster = problem.owner,
                     kind = problem.kind,
@@ -247,7 +299,11 @@ impl Receiver<'_> {
                 );
             }
         }
-        self.warned.retain(|p| problems.contains(p));
+        let count: usize = self.problems.values().map(BTreeSet::len).sum();
+        self.link
+            .metrics
+            .refused
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Members first, then the rest side by side.
