@@ -62,6 +62,14 @@ impl LabDir {
         })
     }
 
+    /// The directory of a lab, told by whoever knows it: inside, the user is another one.
+    pub(crate) fn at(name: &str, path: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+        }
+    }
+
     /// Makes the directory. It must not exist.
     pub(crate) fn create(&self) -> Result<()> {
         let root = self.path.parent().context("a lab's directory has no parent")?;

@@ -22,7 +22,7 @@ pub(crate) struct Leaks(Arc<Mutex<BTreeMap<(IpAddr, IpAddr), u64>>>);
 
 impl Leaks {
     /// Starts counting in the sink's namespace.
-    pub(crate) fn watch(sink: &Netns, ranges: Vec<IpNet>) -> Result<Self> {
+    pub(crate) fn watch(sink: &Netns, ranges: Vec<IpNet>, routers: Vec<IpAddr>) -> Result<Self> {
         let socket = sink.run(|| {
             let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
             Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))
@@ -32,18 +32,18 @@ impl Leaks {
         let account = leaks.clone();
         std::thread::Builder::new()
             .name("leaks".to_owned())
-            .spawn(move || account.count(socket, &ranges))
+            .spawn(move || account.count(socket, &ranges, &routers))
             .context("cannot start the thread that watches for leaks")?;
         Ok(leaks)
     }
 
-    fn count(&self, socket: Socket, ranges: &[IpNet]) {
+    fn count(&self, socket: Socket, ranges: &[IpNet], routers: &[IpAddr]) {
         use std::io::Read as _;
         let mut socket = socket;
         let mut packet = [0; 64];
         loop {
             match socket.read(&mut packet) {
-                Ok(n) => self.add(&packet[..n], ranges),
+                Ok(n) => self.add(&packet[..n], ranges, routers),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     tracing::warn!("leaks are no longer counted: {e}");
@@ -53,11 +53,12 @@ impl Leaks {
         }
     }
 
-    fn add(&self, packet: &[u8], ranges: &[IpNet]) {
+    fn add(&self, packet: &[u8], ranges: &[IpNet], routers: &[IpAddr]) {
         let Some((source, destination)) = addresses(packet) else {
             return;
         };
-        if !ranges.iter().any(|r| r.contains(&destination)) {
+        // What the router itself says to a pod (an ICMP error, say) has come from nowhere else.
+        if !ranges.iter().any(|r| r.contains(&destination)) || routers.contains(&source) {
             return;
         }
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,17 +95,21 @@ mod tests {
     #[test]
     fn only_packets_for_pod_ranges_count() {
         let ranges = ["10.2.0.0/16".parse().unwrap()];
+        let routers = ["172.31.0.1".parse().unwrap()];
         let leaks = Leaks::default();
         let mut packet = [0u8; 20];
         packet[0] = 0x45;
         packet[12..16].copy_from_slice(&[10, 1, 0, 1]);
         packet[16..20].copy_from_slice(&[10, 2, 0, 1]);
-        leaks.add(&packet, &ranges);
-        leaks.add(&packet, &ranges);
+        leaks.add(&packet, &ranges, &routers);
+        leaks.add(&packet, &ranges, &routers);
         packet[17] = 3;
-        leaks.add(&packet, &ranges);
-        leaks.add(&packet[..10], &ranges);
-        leaks.add(&[], &ranges);
+        leaks.add(&packet, &ranges, &routers);
+        leaks.add(&packet[..10], &ranges, &routers);
+        leaks.add(&[], &ranges, &routers);
+        packet[12..16].copy_from_slice(&[172, 31, 0, 1]);
+        packet[17] = 2;
+        leaks.add(&packet, &ranges, &routers);
         assert_eq!(
             leaks.counts(),
             [("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap(), 2)]

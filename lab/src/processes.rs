@@ -144,6 +144,11 @@ impl Processes {
         self.lock().values().map(|p| p.status()).collect()
     }
 
+    /// How one is.
+    pub(crate) fn status_of(&self, id: &str) -> Option<ProcessStatus> {
+        self.lock().get(id).map(|p| p.status())
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Process>> {
         let all = self.lock();
         match all.get(id) {

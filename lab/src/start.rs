@@ -106,10 +106,24 @@ pub(crate) fn tail(dir: &LabDir, process: &str) -> String {
     let Ok(text) = fs::read_to_string(&path) else {
         return format!("\n(no log of {process})");
     };
-    let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(TAIL);
-    let shown: Vec<String> = lines[from..].iter().map(|l| format!("  | {l}")).collect();
-    format!("\n  log of {process}:\n{}", shown.join("\n"))
+    format!("\n  log of {process}:\n{}", last_lines(&text).join("\n"))
+}
+
+/// The last lines; one that repeats stands once, with its count.
+fn last_lines(text: &str) -> Vec<String> {
+    let mut runs: Vec<(&str, usize)> = Vec::new();
+    for line in text.lines() {
+        match runs.last_mut() {
+            Some((last, count)) if *last == line => *count += 1,
+            _ => runs.push((line, 1)),
+        }
+    }
+    let from = runs.len().saturating_sub(TAIL);
+    let show = |(line, count): &(&str, usize)| match count {
+        1 => format!("  | {line}"),
+        _ => format!("  | {line} ({count} times)"),
+    };
+    runs[from..].iter().map(show).collect()
 }
 
 /// Ends a lab and removes what it leaves; there need not be one.
@@ -140,5 +154,23 @@ fn check_machine() -> Result<()> {
              have it so)"
         ),
         Err(e) => Err(e).with_context(|| format!("cannot open {tun}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_shown_by_its_end_without_repetitions() {
+        assert_eq!(
+            last_lines("a\nb\nb\nb\nc\n"),
+            ["  | a", "  | b (3 times)", "  | c"]
+        );
+        let long: String = (0..100).map(|n| format!("{n}\n")).collect();
+        let shown = last_lines(&long);
+        assert_eq!(shown.len(), TAIL);
+        assert_eq!(shown.last().map(String::as_str), Some("  | 99"));
+        assert!(last_lines("").is_empty());
     }
 }

@@ -155,6 +155,12 @@ impl Topology {
         self.clusters.iter().find(|c| c.name == name)
     }
 
+    /// The router's addresses on all segments.
+    pub fn router_addresses(&self) -> Vec<IpAddr> {
+        let lans = std::iter::once(&self.broker).chain(self.clusters.iter().map(|c| &c.lan));
+        lans.flat_map(|lan| lan.router.iter().map(IpNet::addr)).collect()
+    }
+
     /// Prefixes of all pods of all clusters.
     pub fn pod_ranges(&self) -> Vec<IpNet> {
         self.clusters

@@ -157,7 +157,7 @@ fn picture(text: &mut String, finding: &Finding) {
             .map_or("(silent)".to_owned(), |a| a.to_string());
         let rtt = hop
             .and_then(|h| h.rtt_ms)
-            .map_or(String::new(), |r| format!("{r:.2} ms"));
+            .map_or(String::new(), |r| format!("{r:.3} ms"));
         let _ = writeln!(text, "    │ {}", LEGS[i]);
         station(text, name, &address, what, &rtt);
     }

@@ -239,16 +239,9 @@ impl Story {
     fn start_pod(&self, cluster: &str, name: &str, ports: &[u16], serve: bool) -> Result<Vec<IpAddr>> {
         let mut argv = Vec::new();
         if serve {
-            let program = std::env::current_exe()?;
-            argv.push(
-                program
-                    .to_str()
-                    .context("this program's path is no text")?
-                    .to_owned(),
-            );
-            let port = SERVER_PORT.to_string();
-            let sink = SINK_PORT.to_string();
-            argv.extend(["lab-tool", "serve", "--port", &port, "--sink", &sink].map(str::to_owned));
+            let (port, sink) = (SERVER_PORT.to_string(), SINK_PORT.to_string());
+            let serve = ["strait", "lab-tool", "serve", "--port", &port, "--sink", &sink];
+            argv.extend(serve.map(str::to_owned));
         }
         let request = Request::RunPod(PodRequest {
             cluster: cluster.to_owned(),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use strait_api::names::LABEL_GATEWAY_NODE;
 
 use super::Lab;
+use super::readiness::LEASE_NAMESPACE;
 use crate::manifests::Manifests;
 use crate::objects::{apply, client};
 use crate::processes::Spec;
@@ -69,7 +70,7 @@ impl Lab {
 
     /// Writes what a cluster has from the start: namespaces, nodes, and Strait's manifests.
     pub(super) async fn seed(&self, cluster: &Cluster, client: &Client, manifests: &Manifests) -> Result<()> {
-        for name in ["kube-system", "default", "demo"] {
+        for name in ["kube-system", "default", LEASE_NAMESPACE, "demo"] {
             apply(
                 client,
                 &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
@@ -126,6 +127,12 @@ async fn write_node(client: &Client, node: &NodePlan) -> Result<()> {
         }),
     )
     .await?;
+    let nodes: Api<Node> = Api::all(client.clone());
+    // A new node is tainted as not ready, until somebody says that it is.
+    let untainted = json!({ "spec": { "taints": null } });
+    nodes
+        .patch(&node.name, &PatchParams::default(), &Patch::Merge(untainted))
+        .await?;
     let now = jiff::Timestamp::now().to_string();
     let mut addresses: Vec<Value> = node
         .ips()
@@ -146,7 +153,7 @@ async fn write_node(client: &Client, node: &NodePlan) -> Result<()> {
             "bootID": "", "machineID": "", "systemUUID": "", "kubeProxyVersion": "",
         },
     }});
-    Api::<Node>::all(client.clone())
+    nodes
         .patch_status(&node.name, &PatchParams::default(), &Patch::Merge(status))
         .await?;
     Ok(())

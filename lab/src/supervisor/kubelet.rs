@@ -8,31 +8,27 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount, Volume};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{ServiceAccount, Volume};
+use kube::api::PostParams;
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Lab;
 use super::cluster::node_labels;
+use super::readiness::{PodState, set_pod_status};
 use crate::control::PodRequest;
 use crate::manifests::{Manifests, PodFields, Workload};
 use crate::objects::apply;
 use crate::processes::Spec;
 use crate::topology::{API_PORT, Cluster, Node};
-use crate::wait::until;
 
 /// Where a pod finds its identity.
 const IDENTITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a token lasts; it is written anew long before.
 const TOKEN_SECONDS: i64 = 24 * 3600;
 const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
-/// How long a daemon may take until its probe says ready.
-pub(super) const DAEMON_READY: Duration = Duration::from_secs(60);
-/// How often probes are asked once everything is up.
-const PROBE: Duration = Duration::from_millis(500);
 
 /// A daemon that was started.
 #[derive(Debug, Clone)]
@@ -41,6 +37,8 @@ pub(crate) struct Daemon {
     pub(crate) id: String,
     pub(crate) namespace: String,
     pub(crate) pod: String,
+    /// Name of its container.
+    pub(crate) container: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) host_ip: Option<IpAddr>,
     /// The probe's socket as the host sees it.
@@ -145,6 +143,7 @@ impl Lab {
             id: id.to_owned(),
             namespace: workload.namespace.clone(),
             pod,
+            container: workload.container.name.clone(),
             addresses,
             host_ip: node.ips().first().copied(),
             socket,
@@ -260,65 +259,16 @@ impl Lab {
             }),
         )
         .await?;
-        let host = node.ips().first().copied();
-        set_pod_status(client, &workload.namespace, name, addresses, host, false).await
-    }
-
-    /// Waits until every daemon's probe says ready, and says so in their pods.
-    pub(super) async fn await_daemons(&self, client: &Client, daemons: &[Daemon]) -> Result<()> {
-        for daemon in daemons {
-            let ready = until(&daemon.id, DAEMON_READY, || self.probe(daemon)).await;
-            ready.map_err(|e| self.with_log(e, &daemon.id))?;
-            set_pod_status(
-                client,
-                &daemon.namespace,
-                &daemon.pod,
-                &daemon.addresses,
-                daemon.host_ip,
-                true,
-            )
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn probe(&self, daemon: &Daemon) -> Result<()> {
-        let socket = daemon.socket.clone();
-        tokio::task::spawn_blocking(move || strait_daemon::status::probe(&socket, false))
-            .await
-            .map_err(|e| anyhow!("a probe panicked: {e}"))?
-    }
-
-    /// Follows the probes while the lab lives.
-    pub(super) async fn follow_probes(&self, client: Client, daemons: Vec<Daemon>) {
-        let mut known: BTreeMap<String, bool> = daemons.iter().map(|d| (d.id.clone(), true)).collect();
-        loop {
-            tokio::time::sleep(PROBE).await;
-            for daemon in &daemons {
-                let answer = self.probe(daemon).await;
-                let ready = answer.is_ok();
-                if known.get(&daemon.id) == Some(&ready) {
-                    continue;
-                }
-                match answer {
-                    Ok(()) => tracing::info!("{} is ready", daemon.id),
-                    Err(error) => tracing::warn!("{} is not ready: {error:#}", daemon.id),
-                }
-                let Daemon {
-                    namespace,
-                    pod,
-                    addresses,
-                    host_ip,
-                    ..
-                } = daemon;
-                match set_pod_status(&client, namespace, pod, addresses, *host_ip, ready).await {
-                    Ok(()) => {
-                        known.insert(daemon.id.clone(), ready);
-                    }
-                    Err(error) => tracing::warn!("{error:#}"),
-                }
-            }
-        }
+        let state = PodState {
+            namespace: &workload.namespace,
+            name,
+            container: &workload.container.name,
+            addresses,
+            host_ip: node.ips().first().copied(),
+            ready: false,
+            restarts: 0,
+        };
+        set_pod_status(client, state).await
     }
 }
 
@@ -345,36 +295,4 @@ fn probe_socket(env: &BTreeMap<String, String>, volumes: &[(PathBuf, PathBuf)]) 
     volumes
         .iter()
         .find_map(|(source, target)| Some(source.join(socket.strip_prefix(target).ok()?)))
-}
-
-/// Writes a pod's status, as kubelet does.
-pub(super) async fn set_pod_status(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    addresses: &[IpAddr],
-    host_ip: Option<IpAddr>,
-    ready: bool,
-) -> Result<()> {
-    let now = jiff::Timestamp::now().to_string();
-    let truth = if ready { "True" } else { "False" };
-    let condition =
-        |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastTransitionTime": now });
-    let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    let status = json!({ "status": {
-        "phase": "Running",
-        "hostIP": host_ip,
-        "podIP": addresses.first(),
-        "podIPs": ips,
-        "startTime": now,
-        "conditions": [
-            condition("PodScheduled", "True"), condition("Initialized", "True"),
-            condition("ContainersReady", truth), condition("Ready", truth),
-        ],
-    }});
-    Api::<Pod>::namespaced(client.clone(), namespace)
-        .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
-        .await
-        .with_context(|| format!("cannot write the status of the pod {namespace}/{name}"))?;
-    Ok(())
 }

@@ -5,6 +5,7 @@ mod cluster;
 mod kubelet;
 mod network;
 mod pods;
+mod readiness;
 mod requests;
 mod services;
 
@@ -50,7 +51,12 @@ pub(crate) fn run(args: &SupervisorArgs) -> Result<()> {
     let maker = handover::from_stdin()?;
     let sockets = handover::receive_sockets(&maker)?;
     let ready = Arc::new(AtomicBool::new(false));
-    end_with(&maker, LabDir::of(&args.lab)?, args.tethered, Arc::clone(&ready))?;
+    end_with(
+        &maker,
+        LabDir::at(&args.lab, &args.dir),
+        args.tethered,
+        Arc::clone(&ready),
+    )?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -87,7 +93,7 @@ async fn supervise(
     strait_daemon::client::install_crypto();
     let shape: Shape = serde_json::from_str(&args.shape).context("the lab's shape is damaged")?;
     let topology = Topology::new(&args.lab, &shape);
-    let dir = LabDir::of(&args.lab)?;
+    let dir = LabDir::at(&args.lab, &args.dir);
     let file = first_file(args, &topology, &sockets)?;
     dir.write(&file)?;
 
@@ -152,6 +158,8 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
                     .with_context(|| format!("cannot write the first objects of {name}"))?;
                 tokio::spawn(services::keep(Arc::clone(lab), name.clone(), client.clone()));
                 tokio::spawn(Arc::clone(lab).follow_deletions(name.clone(), client.clone()));
+                let nodes = cluster.nodes.iter().map(|n| n.name.clone()).collect();
+                tokio::spawn(readiness::renew_leases(client.clone(), nodes));
                 step(&format!("{name}: API server answers, nodes and manifests are in"));
                 broker
                     .wait_for(|up| *up)

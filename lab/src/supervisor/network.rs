@@ -23,7 +23,7 @@ impl Network {
     pub(crate) fn build(topology: &Topology) -> Result<Self> {
         let router = Netns::current()?;
         let sink = wires::build_router(topology)?;
-        let leaks = Leaks::watch(&sink, topology.pod_ranges())?;
+        let leaks = Leaks::watch(&sink, topology.pod_ranges(), topology.router_addresses())?;
         let mut namespaces = BTreeMap::new();
         thread::scope(|scope| -> Result<()> {
             let builders: Vec<_> = topology

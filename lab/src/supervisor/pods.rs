@@ -15,7 +15,7 @@ use strait_daemon::{Inputs, Shutdown};
 use strait_linux::netns::Netns;
 
 use super::Lab;
-use super::kubelet::set_pod_status;
+use super::readiness::{PodState, set_pod_status};
 use crate::control::{PodRequest, PodStatus};
 use crate::objects::apply;
 use crate::processes::Spec;
@@ -175,7 +175,16 @@ impl Lab {
         .await?;
         let plan = self.topology.cluster(cluster).and_then(|c| c.node(node));
         let host_ip = plan.and_then(|n| n.ips().first().copied());
-        set_pod_status(client, &request.namespace, name, addresses, host_ip, false).await?;
+        let state = PodState {
+            namespace: &request.namespace,
+            name,
+            container: name,
+            addresses,
+            host_ip,
+            ready: false,
+            restarts: 0,
+        };
+        set_pod_status(client, state).await?;
         if let Some(pod) = self.pods.lock().get_mut(&id) {
             pod.announced = true;
         }
@@ -198,7 +207,7 @@ impl Lab {
         })
         .await;
         answers.map_err(|e| self.with_log(e, &id))?;
-        set_pod_status(client, &request.namespace, name, addresses, host_ip, true).await
+        set_pod_status(client, PodState { ready: true, ..state }).await
     }
 
     /// Whether all ports of a pod accept connections from its node, as kubelet's probes try.

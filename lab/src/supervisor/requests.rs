@@ -54,7 +54,17 @@ async fn answer(lab: &Arc<Lab>, request: Request) -> Result<Response> {
             pods: lab.pods.status(),
             leaks: lab.network.leaks.counts(),
         }))),
-        Request::RunPod(pod) => Ok(Response::Pod(lab.run_pod(pod).await?)),
+        Request::RunPod(mut pod) => {
+            // This program is at hand in every pod, as in `lab exec`.
+            if let Some(program) = pod.argv.first_mut().filter(|p| *p == "strait") {
+                *program = lab
+                    .program
+                    .to_str()
+                    .context("this program's path is no text")?
+                    .to_owned();
+            }
+            Ok(Response::Pod(lab.run_pod(pod).await?))
+        }
         Request::Kill { process, signal } => {
             let signal = Signal::from_named_raw(signal)
                 .with_context(|| format!("{signal} is no signal that can be sent"))?;

@@ -1,0 +1,179 @@
+//! What kubelet reports: whether pods are ready, and that nodes live.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::Lab;
+use super::kubelet::Daemon;
+use crate::objects::FIELD_MANAGER;
+use crate::wait::until;
+
+/// How long a daemon may take until its probe says ready.
+const DAEMON_READY: Duration = Duration::from_secs(60);
+/// How often probes are asked once everything is up.
+const PROBE: Duration = Duration::from_millis(500);
+/// How often a node says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Where it says so.
+pub(super) const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// How a pod is, for its object.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PodState<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    /// Name of its container.
+    pub(super) container: &'a str,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) host_ip: Option<IpAddr>,
+    pub(super) ready: bool,
+    pub(super) restarts: u32,
+}
+
+impl Lab {
+    /// Waits until every daemon's probe says ready, and says so in their pods.
+    pub(super) async fn await_daemons(&self, client: &Client, daemons: &[Daemon]) -> Result<()> {
+        for daemon in daemons {
+            let ready = until(&daemon.id, DAEMON_READY, || probe(daemon)).await;
+            ready.map_err(|e| self.with_log(e, &daemon.id))?;
+            self.report(client, daemon, true, self.restarts(daemon)).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows probes and restarts while the lab lives.
+    pub(super) async fn follow_probes(&self, client: Client, daemons: Vec<Daemon>) {
+        let mut known: BTreeMap<&str, (bool, u32)> = daemons
+            .iter()
+            .map(|d| (d.id.as_str(), (true, self.restarts(d))))
+            .collect();
+        loop {
+            tokio::time::sleep(PROBE).await;
+            for daemon in &daemons {
+                let answer = probe(daemon).await;
+                let now = (answer.is_ok(), self.restarts(daemon));
+                let before = known.get(daemon.id.as_str());
+                if before == Some(&now) {
+                    continue;
+                }
+                match answer {
+                    Err(error) if before.is_some_and(|b| b.0) => {
+                        tracing::warn!("{} is not ready: {error:#}", daemon.id);
+                    }
+                    Ok(()) if before.is_some_and(|b| !b.0) => tracing::info!("{} is ready", daemon.id),
+                    _ => {}
+                }
+                match self.report(&client, daemon, now.0, now.1).await {
+                    Ok(()) => {
+                        known.insert(&daemon.id, now);
+                    }
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            }
+        }
+    }
+
+    fn restarts(&self, daemon: &Daemon) -> u32 {
+        self.processes.status_of(&daemon.id).map_or(0, |p| p.restarts)
+    }
+
+    async fn report(&self, client: &Client, daemon: &Daemon, ready: bool, restarts: u32) -> Result<()> {
+        let Daemon {
+            namespace,
+            pod,
+            container,
+            addresses,
+            host_ip,
+            ..
+        } = daemon;
+        let host_ip = *host_ip;
+        let state = PodState {
+            namespace,
+            name: pod,
+            container,
+            addresses,
+            host_ip,
+            ready,
+            restarts,
+        };
+        set_pod_status(client, state).await
+    }
+}
+
+async fn probe(daemon: &Daemon) -> Result<()> {
+    let socket = daemon.socket.clone();
+    tokio::task::spawn_blocking(move || strait_daemon::status::probe(&socket, false))
+        .await
+        .map_err(|e| anyhow!("a probe panicked: {e}"))?
+}
+
+/// Writes a pod's status.
+pub(super) async fn set_pod_status(client: &Client, pod: PodState<'_>) -> Result<()> {
+    let now = jiff::Timestamp::now().to_string();
+    let truth = if pod.ready { "True" } else { "False" };
+    let condition =
+        |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastTransitionTime": now });
+    let ips: Vec<Value> = pod.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    let status = json!({ "status": {
+        "phase": "Running",
+        "hostIP": pod.host_ip,
+        "podIP": pod.addresses.first(),
+        "podIPs": ips,
+        "startTime": now,
+        "conditions": [
+            condition("PodScheduled", "True"), condition("Initialized", "True"),
+            condition("ContainersReady", truth), condition("Ready", truth),
+        ],
+        "containerStatuses": [{
+            "name": pod.container, "image": "strait-lab", "imageID": "",
+            "ready": pod.ready, "started": true, "restartCount": pod.restarts,
+            "state": { "running": { "startedAt": now } },
+        }],
+    }});
+    Api::<Pod>::namespaced(client.clone(), pod.namespace)
+        .patch_status(pod.name, &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .with_context(|| {
+            format!(
+                "cannot write the status of the pod {}/{}",
+                pod.namespace, pod.name
+            )
+        })?;
+    Ok(())
+}
+
+/// Renews the Leases of a cluster's nodes while the lab lives.
+pub(super) async fn renew_leases(client: Client, nodes: Vec<String>) {
+    let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
+    loop {
+        for node in &nodes {
+            let lease = json!({
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": { "name": node, "namespace": LEASE_NAMESPACE },
+                "spec": {
+                    "holderIdentity": node,
+                    "leaseDurationSeconds": 4 * HEARTBEAT.as_secs(),
+                    "renewTime": micro_time(),
+                },
+            });
+            let apply = PatchParams::apply(FIELD_MANAGER).force();
+            if let Err(error) = leases.patch(node, &apply, &Patch::Apply(lease)).await {
+                tracing::warn!("cannot renew the Lease of node {node}: {error}");
+            }
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
+/// Now, with microseconds as a Lease has them.
+fn micro_time() -> String {
+    format!("{:.6}", jiff::Timestamp::now())
+}
