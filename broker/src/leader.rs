@@ -13,6 +13,9 @@ use strait_daemon::Shutdown;
 const LEASE: u64 = 15;
 /// How long before its end it is renewed.
 const GRACE: u64 = 5;
+/// How often a replica that waits looks whether the Lease was given back. (Left alone, the Lease's keeper
+/// sleeps until the term that it saw last has run out.)
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Runs `work` while this process holds the Lease, again each time that it is won, until shut down. `work`
 /// gets a [`Shutdown`] of its own, which is triggered when the Lease is lost.
@@ -82,6 +85,7 @@ where
     loop {
         tokio::select! {
             over = becomes(state, true) => if over { return Ok(()) },
+            () = tokio::time::sleep(LOOK) => return Ok(()),
             () = shutdown.wait() => return Ok(()),
         }
         tracing::info!("this replica leads");

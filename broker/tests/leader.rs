@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::{Home, until};
 use kube::Client;
@@ -70,9 +71,15 @@ async fn one_replica_leads_and_the_other_takes_over_when_it_ends() {
     leads(&one).await;
     let second = replica(&home.agent_client, "two", &two, &leading);
     // It ends in good order, and gives the Lease back.
+    let ended = std::time::Instant::now();
     first.shutdown.trigger();
     first.task.await.unwrap().unwrap();
     leads(&two).await;
+    let handover = ended.elapsed();
+    assert!(
+        handover < Duration::from_secs(10),
+        "the term would have run for 15 s; handed over after {handover:?}"
+    );
     assert_eq!(one.load(Ordering::SeqCst), 1);
     second.shutdown.trigger();
     second.task.await.unwrap().unwrap();
