@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::error::Result;
-use crate::link::ip;
-use crate::netlink::{Attributes, Message, Socket, be16};
+use crate::netlink::{Attributes, Message, NLA_F_NESTED, Socket, be16, ip};
 use crate::netns::Netns;
 
 const SUBSYSTEM: u16 = 1;
@@ -81,7 +80,7 @@ impl Conntrack {
             libc::AF_INET6
         } as u8;
         let mut message = Message::new(SUBSYSTEM << 8 | DELETE, 0, &[family, 0, 0, 0]);
-        message.attribute(TUPLE_ORIGINAL | crate::netlink::NESTED, &flow.original);
+        message.attribute(TUPLE_ORIGINAL | NLA_F_NESTED, &flow.original);
         let doing = || format!("forget the connection from {} to {}", flow.client, flow.to);
         match self.socket().request(message, doing) {
             Err(e) if e.errno() == Some(libc::ENOENT) => Ok(()),

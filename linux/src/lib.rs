@@ -5,7 +5,7 @@
 //! interface. `unsafe` is allowed in the modules that say so, each use with its reason. Start reading at
 //! [`Kernel`] (one node's kernel: read, apply, uninstall, subscribe), [`netns`] (where things happen) and
 //! [`link`] (devices, for everybody who builds networks). Under them lie `nft` (rules as the kernel's
-//! expressions) and `netlink` (the wire format).
+//! expressions) and `netlink` (datagrams of messages; those of the route family are netlink-packet-route's).
 
 pub mod conntrack;
 mod error;

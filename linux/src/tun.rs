@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use ipnet::IpNet;
+use rtnetlink::LinkUnspec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::link::{Links, RTM_NEWLINK, named};
+use crate::link::Links;
 
 const DEVICE: &str = "/dev/net/tun";
 /// Length of the header in front of each packet when [`TunOptions::offload`] is granted
@@ -23,7 +24,6 @@ pub const VNET_HEADER_LEN: usize = 10;
 
 /// Packets that wait for the reader: enough for some milliseconds of small ones.
 const QUEUE_LEN: u32 = 1000;
-const IFLA_TXQLEN: u16 = 13;
 
 /// What can go wrong with a TUN device.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +188,8 @@ impl Tun {
 
     /// By netlink: the ioctl for this is refused to root in a user namespace.
     fn set_queue_len(&self) -> Result<(), TunError> {
-        let mut message = named(RTM_NEWLINK, 0, &self.name);
-        message.ne32(IFLA_TXQLEN, QUEUE_LEN);
-        Ok(Links::open()?.request(message, || format!("set the queue length of {}", self.name))?)
+        let link = LinkUnspec::new_with_name(&self.name).txqueuelen(QUEUE_LEN);
+        Ok(Links::open()?.change(link, || format!("set the queue length of {}", self.name))?)
     }
 
     /// Gives the device an address; the kernel adds the route to the address's network. To be called in the

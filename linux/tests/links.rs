@@ -183,6 +183,12 @@ fn routes_are_read_back_as_they_were_set() {
                     None,
                 ),
             ),
+            route(
+                "10.4.0.0/16",
+                254,
+                83,
+                unicast(vec![hop("fd09::2")], None, Some(1350)),
+            ),
             route("0.0.0.0/0", 8300, 84, RouteKind::Throw),
             route(
                 "fd01::/48",

@@ -10,8 +10,8 @@ use strait_core::kernel::{NftOp, Op, OverlayLink, Plan, ROUTE_PROTOCOL};
 use super::Inner;
 use crate::error::{Error, Refusal, Result};
 use crate::link::{
-    Links, address_message, fdb_message, named, neighbour_message, overlay_change_message, overlay_messages,
-    route_message, rule_message,
+    Links, address_message, fdb_message, neighbour_message, overlay_change_message, overlay_messages,
+    removal, route_message, rule_message,
 };
 use crate::netlink::Message;
 use crate::nft;
@@ -208,7 +208,7 @@ fn single(kernel: &Inner, op: &Op, report: &mut Report) {
         }
         Op::RemoveOverlay(link) => {
             let doing = || format!("remove {}", link.name);
-            match links.request(named(crate::link::RTM_DELLINK, 0, &link.name), doing) {
+            match links.request(removal(&link.name), doing) {
                 Err(e) if e.errno() == Some(libc::ENODEV) => Ok(()),
                 other => other,
             }

@@ -1,20 +1,20 @@
 //! Being told when others change what is ours.
-#![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::future::poll_fn;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteProtocol;
+use netlink_sys::{AsyncSocket, TokioSocket};
+use rtnetlink::MulticastGroup;
 use strait_core::kernel::{DEVICE_PREFIX, NFT_COMMENT, NFT_TABLE, ROUTE_PROTOCOL};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, Result};
 use crate::link::{self, Links};
-use crate::netlink::{Attributes, NETFILTER, ROUTE, Socket, ne16, ne32};
+use crate::netlink::{Attributes, NETFILTER, ROUTE, decode, messages, prepare};
 use crate::netns::Netns;
 use crate::nft;
 
@@ -23,15 +23,20 @@ const BURST: Duration = Duration::from_millis(20);
 /// A burst that does not end is told after this.
 const LONGEST_BURST: Duration = Duration::from_millis(200);
 
-const RTMGRP_LINK: u32 = 1;
-const RTMGRP_NEIGHBOUR: u32 = 1 << 2;
-const RTMGRP_IPV4_ADDRESS: u32 = 1 << 4;
-const RTMGRP_IPV4_ROUTE: u32 = 1 << 6;
-const RTMGRP_IPV4_RULE: u32 = 1 << 7;
-const RTMGRP_IPV6_ADDRESS: u32 = 1 << 8;
-const RTMGRP_IPV6_ROUTE: u32 = 1 << 10;
-const RTMGRP_IPV6_RULE: u32 = 1 << 18;
+const ROUTE_GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv6Rule,
+];
 const NFGRP_NFTABLES: u32 = 1 << 6;
+
+/// Longer than any that the kernel makes (32 KiB).
+const DATAGRAM: usize = 64 << 10;
 
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,9 +58,12 @@ pub enum Change {
 }
 
 /// A stream of changes made by others; our own are left out as far as the kernel says whose they are.
+///
+/// It reads sockets itself, for rtnetlink's connection keeps messages without bound while nobody asks for
+/// them, and drops those that it cannot read.
 pub struct Changes {
-    route: AsyncFd<OwnedFd>,
-    nft: AsyncFd<OwnedFd>,
+    route: TokioSocket,
+    nft: TokioSocket,
     own_ports: [u32; 2],
     /// Our devices by index, to know what addresses and neighbours are about.
     devices: BTreeMap<u32, String>,
@@ -66,41 +74,36 @@ pub struct Changes {
 impl Changes {
     pub(super) fn open(namespace: &Netns, own_ports: [u32; 2]) -> Result<Self> {
         // Without a runtime the registration below would panic.
-        tokio::runtime::Handle::try_current().map_err(|e| Error::Invalid {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|e| Error::Invalid {
             doing: "watch the kernel for changes".into(),
             why: e.to_string(),
         })?;
-        let groups = RTMGRP_LINK
-            | RTMGRP_NEIGHBOUR
-            | RTMGRP_IPV4_ADDRESS
-            | RTMGRP_IPV4_ROUTE
-            | RTMGRP_IPV4_RULE
-            | RTMGRP_IPV6_ADDRESS
-            | RTMGRP_IPV6_ROUTE
-            | RTMGRP_IPV6_RULE;
+        let route_groups = ROUTE_GROUPS
+            .iter()
+            .fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+        let watch = |protocol, groups| -> Result<TokioSocket> {
+            let mut socket =
+                TokioSocket::new(protocol).map_err(|e| Error::system("watch a netlink socket", e))?;
+            prepare(socket.socket_mut(), groups)?;
+            Ok(socket)
+        };
         let (route, nft, links) = namespace.run(|| -> Result<_> {
+            let _registers = runtime.enter();
             Ok((
-                Socket::open(ROUTE, groups)?,
-                Socket::open(NETFILTER, NFGRP_NFTABLES)?,
+                watch(ROUTE, route_groups)?,
+                watch(NETFILTER, NFGRP_NFTABLES)?,
                 Links::open()?,
             ))
         })??;
-        let watch = |socket: Socket| {
-            let fd = socket.into_fd();
-            rustix::io::ioctl_fionbio(&fd, true)
-                .map_err(|e| Error::system("make a netlink socket non-blocking", e))?;
-            // SAFETY: the AsyncFd owns the descriptor, which so stays open and registered until it is dropped.
-            unsafe { AsyncFd::register(fd) }.map_err(|e| Error::system("watch a netlink socket", e))
-        };
         let devices = links.list()?.into_iter().map(|link| (link.index, link.name));
         Ok(Self {
-            route: watch(route)?,
-            nft: watch(nft)?,
+            route,
+            nft,
             own_ports,
             devices: devices
                 .filter(|(_, name)| name.starts_with(DEVICE_PREFIX))
                 .collect(),
-            buffers: [vec![0; 64 << 10], vec![0; 64 << 10]],
+            buffers: [(); 2].map(|()| Vec::with_capacity(DATAGRAM)),
             seen: BTreeSet::new(),
         })
     }
@@ -132,73 +135,71 @@ impl Changes {
         } = self;
         let [route_buffer, nft_buffer] = buffers;
         let (is_route, received) = tokio::select! {
-            received = route.async_io(Interest::READABLE, |fd| receive(fd, route_buffer)) => (true, received),
-            received = nft.async_io(Interest::READABLE, |fd| receive(fd, nft_buffer)) => (false, received),
+            received = receive(route, route_buffer) => (true, received),
+            received = receive(nft, nft_buffer) => (false, received),
         };
-        let buffer = if is_route { route_buffer } else { nft_buffer };
-        let length = received.map_err(|e| Error::system("read netlink notifications", e))?;
-        let Some(datagram) = length.and_then(|length| buffer.get(..length)) else {
+        if !received.map_err(|e| Error::system("read netlink notifications", e))? {
             seen.insert(Change::Overrun);
             return Ok(());
-        };
-        for (kind, port, body) in messages(datagram) {
+        }
+        for message in messages(if is_route { route_buffer } else { nft_buffer }) {
+            let Ok(message) = message else {
+                seen.insert(Change::Overrun);
+                break;
+            };
+            let (kind, port) = (message.message_type(), message.port_number());
             // Ports are numbered by protocol: only the socket of the same one is ours.
             if port != 0 && port == own_ports[usize::from(!is_route)] {
                 continue;
             }
             seen.extend(if is_route {
-                route_change(kind, body, devices)
+                route_change(kind, message.payload(), devices)
             } else {
-                nft_change(kind, body).then_some(Change::Nftables)
+                nft_change(kind, message.payload()).then_some(Change::Nftables)
             });
         }
         Ok(())
     }
 }
 
-/// The length of the next datagram; `None` where the kernel had to drop some.
-fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> std::io::Result<Option<usize>> {
-    match rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-        Ok((_, length)) => Ok(Some(length)),
-        Err(Errno::NOBUFS) => Ok(None),
-        Err(e) => Err(e.into()),
+/// Takes the next datagram in; false where the kernel had to drop some.
+async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
+    buffer.clear();
+    match poll_fn(|context| socket.poll_recv_from(context, buffer)).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
-/// Type, sender's port and body of each message in a datagram.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = ne32(rest)? as usize;
-        let (kind, port) = (ne16(rest.get(4..)?)?, ne32(rest.get(12..)?)?);
-        let body = rest.get(16..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, port, body))
-    })
-}
-
 fn route_change(kind: u16, body: &[u8], devices: &mut BTreeMap<u32, String>) -> Option<Change> {
-    const NEW_LINK: u16 = 16;
-    const DEL_LINK: u16 = 17;
-    const FRA_PROTOCOL: u16 = 21;
-    let index = || body.get(4..8).and_then(ne32);
-    let on_ours = |change| devices.contains_key(&index()?).then_some(change);
-    match kind {
-        NEW_LINK | DEL_LINK => {
+    use RouteNetlinkMessage::{
+        DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewNeighbour, NewRoute,
+        NewRule,
+    };
+    match decode(kind, body)? {
+        NewLink(message) | DelLink(message) => {
             // Bridges tell about their ports with the same message.
-            let link = link::parse(body).filter(|_| link::family_of(body) == 0)?;
+            let unspecific = message.header.interface_family == AddressFamily::Unspec;
+            let link = link::read(&message).filter(|_| unspecific)?;
             let ours = link.name.starts_with(DEVICE_PREFIX);
             let known = devices.remove(&link.index).is_some();
-            if ours && kind == NEW_LINK {
+            if ours && kind == libc::RTM_NEWLINK {
                 devices.insert(link.index, link.name);
             }
             (ours || known).then_some(Change::Link)
         }
-        20 | 21 => on_ours(Change::Address),
-        28 | 29 => on_ours(Change::Neighbour),
-        24 | 25 => (*body.get(5)? == ROUTE_PROTOCOL).then_some(Change::Route),
-        32 | 33 => {
-            (Attributes::after(body, 12).get(FRA_PROTOCOL)? == [ROUTE_PROTOCOL]).then_some(Change::Rule)
+        NewAddress(message) | DelAddress(message) => devices
+            .contains_key(&message.header.index)
+            .then_some(Change::Address),
+        NewNeighbour(message) | DelNeighbour(message) => devices
+            .contains_key(&message.header.ifindex)
+            .then_some(Change::Neighbour),
+        NewRoute(message) | DelRoute(message) => {
+            let ours = message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
+            ours.then_some(Change::Route)
         }
+        NewRule(message) | DelRule(message) => link::is_of(&message, ROUTE_PROTOCOL).then_some(Change::Rule),
         _ => None,
     }
 }

@@ -123,7 +123,7 @@ impl Kernel {
     /// # Errors
     /// Where the kernel refuses to notify, or there is no tokio runtime.
     pub fn subscribe(&self) -> Result<Changes> {
-        let own = [self.inner.links.with(|socket| socket.port())?, self.nft().port()?];
+        let own = [self.inner.links.with(|socket| socket.port()), self.nft().port()];
         Changes::open(&self.inner.namespace, own)
     }
 

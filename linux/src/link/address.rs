@@ -1,22 +1,14 @@
 //! Addresses on devices.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressScope,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Links;
 use crate::error::Result;
-use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_REPLACE, ne32};
-
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_FLAGS: u16 = 8;
-const IFA_F_NODAD: u32 = 0x02;
-const IFA_F_NOPREFIXROUTE: u32 = 0x200;
-const RT_SCOPE_LINK: u8 = 253;
+use crate::netlink::{Message, NLM_F_CREATE, NLM_F_REPLACE};
 
 /// An address as the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,74 +55,63 @@ impl Links {
     }
 
     pub(crate) fn all_addresses(&self) -> Result<Vec<Held>> {
-        let message = Message::new(RTM_GETADDR, 0, &[0; 8]);
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.with(|socket| {
-            socket.dump(
-                &message,
+            socket.list(
+                request,
                 || "list addresses".into(),
-                |kind, body| (kind == RTM_NEWADDR).then(|| parse(body)).flatten(),
+                |found| match found {
+                    RouteNetlinkMessage::NewAddress(address) => held(&address),
+                    _ => None,
+                },
             )
         })
     }
 }
 
 pub(crate) fn address_message(index: u32, address: IpNet, add: bool) -> Message {
-    let (family, bits) = match address {
-        IpNet::V4(_) => (libc::AF_INET, address.prefix_len()),
-        IpNet::V6(_) => (libc::AF_INET6, address.prefix_len()),
+    let mut message = AddressMessage::default();
+    message.header = AddressHeader {
+        family: if address.addr().is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        },
+        prefix_len: address.prefix_len(),
+        index,
+        ..AddressHeader::default()
     };
-    let host = bits == address.max_prefix_len();
-    let mut fixed = [0; 8];
-    fixed[0] = family as u8;
-    fixed[1] = bits;
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    let (kind, flags) = if add {
-        (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
-    } else {
-        (RTM_DELADDR, 0)
-    };
-    let mut message = Message::new(kind, flags, &fixed);
-    let bytes = octets(address.addr());
-    message
-        .attribute(IFA_LOCAL, &bytes)
-        .attribute(IFA_ADDRESS, &bytes);
-    if add {
-        let mut wanted = 0;
-        if matches!(address, IpNet::V6(_)) {
-            wanted |= IFA_F_NODAD;
-        }
-        if host {
-            wanted |= IFA_F_NOPREFIXROUTE;
-        }
-        message.ne32(IFA_FLAGS, wanted);
+    message.attributes = vec![
+        AddressAttribute::Local(address.addr()),
+        AddressAttribute::Address(address.addr()),
+    ];
+    if !add {
+        return Message::route(RouteNetlinkMessage::DelAddress(message), 0);
     }
-    message
+    let mut flags = AddressFlags::empty();
+    flags.set(AddressFlags::Nodad, address.addr().is_ipv6());
+    let host = address.prefix_len() == address.max_prefix_len();
+    flags.set(AddressFlags::Noprefixroute, host);
+    message.attributes.push(AddressAttribute::Flags(flags));
+    Message::route(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
 }
 
-fn parse(body: &[u8]) -> Option<Held> {
-    let (bits, scope) = (*body.get(1)?, *body.get(3)?);
-    let attributes = Attributes::after(body, 8);
-    let bytes = attributes
-        .get(IFA_LOCAL)
-        .or_else(|| attributes.get(IFA_ADDRESS))?;
+fn held(message: &AddressMessage) -> Option<Held> {
+    let (mut local, mut peer) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => peer = Some(*address),
+            _ => {}
+        }
+    }
+    let header = &message.header;
     Some(Held {
-        index: ne32(body.get(4..8)?)?,
-        address: IpNet::new(ip(bytes)?, bits).ok()?,
-        link_scope: scope >= RT_SCOPE_LINK,
+        index: header.index,
+        address: IpNet::new(local.or(peer)?, header.prefix_len).ok()?,
+        link_scope: u8::from(header.scope) >= u8::from(AddressScope::Link),
     })
-}
-
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
-}
-
-pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
-    }
 }

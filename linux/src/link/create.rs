@@ -1,25 +1,23 @@
 //! Making devices.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkMessage,
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use strait_core::kernel::{MacAddress, OverlayLink};
 
-use super::{
-    AF_INET, AF_INET6, IFF_UP, IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_IFNAME, IFLA_INET_CONF,
-    IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD,
-    Ipv4Conf, Links, RTM_NEWLINK, VxlanFacts, header, named, namespace_fd,
-};
+use super::{Ipv4Conf, Links};
 use crate::error::Result;
-use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_EXCL, be16};
+use crate::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL};
 use crate::netns::Netns;
 
-const VETH_INFO_PEER: u16 = 1;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const IFLA_INET_CONF: u16 = 1;
 
 /// One end of a veth pair.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,17 +33,18 @@ pub struct VethEnd<'a> {
 }
 
 impl VethEnd<'_> {
-    fn write(&self, message: &mut Message) {
-        message.text(IFLA_IFNAME, self.name);
+    fn with<T>(&self, mut end: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+        end = end.name(self.name);
         if let Some(mac) = self.mac {
-            message.attribute(IFLA_ADDRESS, &mac.0);
+            end = end.address(mac.0.to_vec());
         }
         if let Some(mtu) = self.mtu {
-            message.ne32(IFLA_MTU, mtu);
+            end = end.mtu(mtu);
         }
         if let Some(namespace) = self.namespace {
-            message.ne32(IFLA_NET_NS_FD, namespace_fd(namespace));
+            end = end.setns_by_fd(namespace.as_fd().as_raw_fd());
         }
+        end
     }
 }
 
@@ -72,15 +71,11 @@ impl Links {
     /// # Errors
     /// Where a name is taken, or the kernel refuses.
     pub fn add_veth(&self, near: &VethEnd<'_>, far: &VethEnd<'_>) -> Result<()> {
-        let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header(0, 0, 0));
-        near.write(&mut message);
-        message.nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, "veth");
-            info.nest(IFLA_INFO_DATA, |data| {
-                data.nest_with_header(VETH_INFO_PEER, &header(0, 0, 0), |peer| far.write(peer));
-            });
-        });
-        self.request(message, || {
+        let peer = far.with(LinkMessageBuilder::<LinkUnspec>::new()).build();
+        let pair = near
+            .with(LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        self.request(make(pair.build()), || {
             format!("make the veth pair {} and {}", near.name, far.name)
         })
     }
@@ -90,14 +85,12 @@ impl Links {
     /// # Errors
     /// Where the name is taken, or the kernel refuses.
     pub fn add_bridge(&self, name: &str, mac: Option<MacAddress>) -> Result<()> {
-        let mut message = named(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, name);
+        // LinkBridge::new would set it up.
+        let mut bridge = LinkMessageBuilder::<LinkBridge>::new(name);
         if let Some(mac) = mac {
-            message.attribute(IFLA_ADDRESS, &mac.0);
+            bridge = bridge.address(mac.0.to_vec());
         }
-        message.nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, "bridge");
-        });
-        self.request(message, || format!("make the bridge {name}"))
+        self.request(make(bridge.build()), || format!("make the bridge {name}"))
     }
 
     /// Makes a VXLAN device, down.
@@ -105,86 +98,64 @@ impl Links {
     /// # Errors
     /// Where the name or the network identifier is taken, or the kernel refuses.
     pub fn add_vxlan(&self, vxlan: &Vxlan<'_>) -> Result<()> {
-        let mut message = named(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, vxlan.name);
+        let mut device = vxlan_device(vxlan.name, vxlan.vni, vxlan.port, vxlan.local);
         if let Some(mac) = vxlan.mac {
-            message.attribute(IFLA_ADDRESS, &mac.0);
+            device = device.address(mac.0.to_vec());
         }
         if let Some(mtu) = vxlan.mtu {
-            message.ne32(IFLA_MTU, mtu);
+            device = device.mtu(mtu);
         }
-        vxlan_info(&mut message, vxlan.vni, vxlan.port, vxlan.local);
-        self.request(message, || format!("make the VXLAN device {}", vxlan.name))
+        self.request(make(device.build()), || {
+            format!("make the VXLAN device {}", vxlan.name)
+        })
     }
+}
+
+fn make(device: LinkMessage) -> Message {
+    Message::route(RouteNetlinkMessage::NewLink(device), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// The messages that make the overlay device. Parameters can be set only once the device stands, and the
 /// link-local address is kept away only by a mode set before it is up: hence three steps.
 pub(crate) fn overlay_messages(overlay: &OverlayLink) -> [Message; 3] {
-    let mut make = named(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &overlay.name);
-    make.attribute(IFLA_ADDRESS, &overlay.mac.0);
-    make.ne32(IFLA_MTU, overlay.mtu);
-    vxlan_info(&mut make, overlay.vni, overlay.port, overlay.local);
-    let mut mode = named(RTM_NEWLINK, 0, &overlay.name);
-    mode.nest(IFLA_AF_SPEC, |families| {
-        families.nest(AF_INET6, |inet6| {
-            inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
-        });
-    });
-    [make, mode, overlay_change_message(overlay)]
+    let device = vxlan_device(&overlay.name, overlay.vni, overlay.port, overlay.local)
+        .address(overlay.mac.0.to_vec())
+        .mtu(overlay.mtu);
+    let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let mode = LinkUnspec::new_with_name(&overlay.name)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_link_local]));
+    [
+        make(device.build()),
+        Message::route(RouteNetlinkMessage::NewLink(mode.build()), 0),
+        overlay_change_message(overlay),
+    ]
 }
 
 /// What can change on the overlay device while it stands; sets it up too.
 pub(crate) fn overlay_change_message(overlay: &OverlayLink) -> Message {
-    let mut message = Message::new(RTM_NEWLINK, 0, &header(0, IFF_UP, IFF_UP));
-    message.text(IFLA_IFNAME, &overlay.name);
-    message.ne32(IFLA_MTU, overlay.mtu);
-    inet_conf(
-        &mut message,
-        &[(Ipv4Conf::RpFilter, u32::from(overlay.rp_filter))],
-    );
-    message
+    let change = LinkUnspec::new_with_name(&overlay.name)
+        .up()
+        .mtu(overlay.mtu)
+        .append_extra_attribute(inet_conf(&[(Ipv4Conf::RpFilter, u32::from(overlay.rp_filter))]));
+    Message::route(RouteNetlinkMessage::NewLink(change.build()), 0)
 }
 
-fn vxlan_info(message: &mut Message, vni: u32, port: u16, local: IpAddr) {
-    message.nest(IFLA_LINKINFO, |info| {
-        info.text(IFLA_INFO_KIND, "vxlan");
-        info.nest(IFLA_INFO_DATA, |data| {
-            data.ne32(IFLA_VXLAN_ID, vni);
-            data.attribute(IFLA_VXLAN_PORT, &port.to_be_bytes());
-            data.attribute(IFLA_VXLAN_LEARNING, &[0]);
-            match local {
-                IpAddr::V4(a) => data.attribute(IFLA_VXLAN_LOCAL, &a.octets()),
-                IpAddr::V6(a) => data.attribute(IFLA_VXLAN_LOCAL6, &a.octets()),
-            };
-        });
-    });
+fn vxlan_device(name: &str, vni: u32, port: u16, local: IpAddr) -> LinkMessageBuilder<LinkVxlan> {
+    let device = LinkVxlan::new(name, vni).port(port).learning(false);
+    match local {
+        IpAddr::V4(address) => device.local(address),
+        IpAddr::V6(address) => device.local6(address),
+    }
 }
 
-pub(super) fn parse_vxlan(data: Attributes<'_>) -> Option<VxlanFacts> {
-    let v4 = data
-        .get(IFLA_VXLAN_LOCAL)
-        .and_then(|b| <[u8; 4]>::try_from(b).ok())
-        .map(IpAddr::from);
-    let v6 = data
-        .get(IFLA_VXLAN_LOCAL6)
-        .and_then(|b| <[u8; 16]>::try_from(b).ok())
-        .map(IpAddr::from);
-    Some(VxlanFacts {
-        vni: data.ne32(IFLA_VXLAN_ID)?,
-        port: data.get(IFLA_VXLAN_PORT).and_then(be16)?,
-        local: v4.filter(|a| !a.is_unspecified()).or(v6),
-    })
-}
-
-/// `IFLA_AF_SPEC` with per-device IPv4 parameters.
-pub(super) fn inet_conf(message: &mut Message, values: &[(Ipv4Conf, u32)]) {
-    message.nest(IFLA_AF_SPEC, |families| {
-        families.nest(AF_INET, |inet| {
-            inet.nest(IFLA_INET_CONF, |conf| {
-                for (key, value) in values {
-                    conf.ne32(*key as u16, *value);
-                }
-            });
-        });
-    });
+/// Per-device IPv4 parameters. netlink-packet-route's own request leaves out those that shall be 0.
+pub(crate) fn inet_conf(values: &[(Ipv4Conf, u32)]) -> LinkAttribute {
+    let values: Vec<DefaultNla> = values
+        .iter()
+        .map(|(key, value)| DefaultNla::new(*key as u16, value.to_ne_bytes().to_vec()))
+        .collect();
+    let mut bytes = vec![0; values.as_slice().buffer_len()];
+    values.as_slice().emit(&mut bytes);
+    let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(conf)])])
 }

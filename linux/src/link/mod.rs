@@ -12,42 +12,26 @@ mod rule;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, PoisonError};
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecUnspec, InfoData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use strait_core::kernel::MacAddress;
 
 pub use create::{VethEnd, Vxlan};
 pub use route::PROTOCOL_STATIC;
 
 use crate::error::{Error, Result};
-use crate::netlink::{Attributes, Message, Socket, ne16, ne32, text};
+use crate::netlink::{Message, Socket};
 use crate::netns::Netns;
 
-pub(crate) use address::{address_message, ip};
-use create::inet_conf;
-pub(crate) use create::{overlay_change_message, overlay_messages};
+pub(crate) use address::address_message;
+pub(crate) use create::{inet_conf, overlay_change_message, overlay_messages};
 pub(crate) use neighbour::{fdb_message, neighbour_message};
 pub(crate) use route::route_message;
-pub(crate) use rule::rule_message;
-
-pub(crate) const RTM_NEWLINK: u16 = 16;
-pub(crate) const RTM_DELLINK: u16 = 17;
-pub(crate) const RTM_GETLINK: u16 = 18;
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INET_CONF: u16 = 1;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const RTEXT_FILTER_SKIP_STATS: u32 = 8;
-const IFF_UP: u32 = 1;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(crate) use rule::{is_of, rule_message};
 
 /// A network device as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,13 +115,17 @@ impl Links {
     /// # Errors
     /// Where the kernel refuses.
     pub fn list(&self) -> Result<Vec<Link>> {
-        let mut message = Message::new(RTM_GETLINK, 0, &[0; 16]);
-        message.ne32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        let mut request = LinkMessage::default();
+        let no_statistics = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        request.attributes.push(no_statistics);
         let mut links = self.with(|socket| {
-            socket.dump(
-                &message,
+            socket.list(
+                RouteNetlinkMessage::GetLink(request),
                 || "list network devices".into(),
-                |kind, body| (kind == RTM_NEWLINK).then(|| parse(body)).flatten(),
+                |found| match found {
+                    RouteNetlinkMessage::NewLink(link) => read(&link),
+                    _ => None,
+                },
             )
         })?;
         links.sort_by_key(|link| link.index);
@@ -164,8 +152,7 @@ impl Links {
     /// # Errors
     /// Where there is none, or the kernel refuses.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let message = named(RTM_DELLINK, 0, name);
-        self.request(message, || format!("remove the device {name}"))
+        self.request(removal(name), || format!("remove the device {name}"))
     }
 
     /// Sets a device up.
@@ -173,9 +160,7 @@ impl Links {
     /// # Errors
     /// Where there is none, or the kernel refuses.
     pub fn set_up(&self, name: &str) -> Result<()> {
-        let mut message = Message::new(RTM_NEWLINK, 0, &header(0, IFF_UP, IFF_UP));
-        message.text(IFLA_IFNAME, name);
-        self.request(message, || format!("set {name} up"))
+        self.change(LinkUnspec::new_with_name(name).up(), || format!("set {name} up"))
     }
 
     /// Sets a device down.
@@ -183,9 +168,9 @@ impl Links {
     /// # Errors
     /// Where there is none, or the kernel refuses.
     pub fn set_down(&self, name: &str) -> Result<()> {
-        let mut message = Message::new(RTM_NEWLINK, 0, &header(0, 0, IFF_UP));
-        message.text(IFLA_IFNAME, name);
-        self.request(message, || format!("set {name} down"))
+        self.change(LinkUnspec::new_with_name(name).down(), || {
+            format!("set {name} down")
+        })
     }
 
     /// Sets a device's MTU.
@@ -193,9 +178,9 @@ impl Links {
     /// # Errors
     /// Where there is none, or the kernel refuses.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
-        let mut message = named(RTM_NEWLINK, 0, name);
-        message.ne32(IFLA_MTU, mtu);
-        self.request(message, || format!("set the MTU of {name} to {mtu}"))
+        self.change(LinkUnspec::new_with_name(name).mtu(mtu), || {
+            format!("set the MTU of {name} to {mtu}")
+        })
     }
 
     /// Makes a device a port of a bridge, or of none.
@@ -204,10 +189,12 @@ impl Links {
     /// Where either does not exist, or the kernel refuses.
     pub fn set_master(&self, name: &str, master: Option<&str>) -> Result<()> {
         let doing = || format!("make {name} a port of {}", master.unwrap_or("no bridge"));
-        let master = master.map_or(Ok(0), |bridge| self.index(bridge, doing))?;
-        let mut message = named(RTM_NEWLINK, 0, name);
-        message.ne32(IFLA_MASTER, master);
-        self.request(message, doing)
+        let link = LinkUnspec::new_with_name(name);
+        let link = match master {
+            Some(bridge) => link.controller(self.index(bridge, doing)?),
+            None => link.nocontroller(),
+        };
+        self.change(link, doing)
     }
 
     /// Renames a device.
@@ -217,9 +204,7 @@ impl Links {
     pub fn rename(&self, name: &str, new: &str) -> Result<()> {
         let doing = || format!("rename {name} to {new}");
         let index = self.index(name, doing)?;
-        let mut message = Message::new(RTM_NEWLINK, 0, &header(index, 0, 0));
-        message.text(IFLA_IFNAME, new);
-        self.request(message, doing)
+        self.change(LinkUnspec::new_with_index(index).name(new), doing)
     }
 
     /// Moves a device to another namespace; it loses its addresses and routes.
@@ -227,9 +212,8 @@ impl Links {
     /// # Errors
     /// Where there is none, or the kernel refuses.
     pub fn move_to(&self, name: &str, namespace: &Netns) -> Result<()> {
-        let mut message = named(RTM_NEWLINK, 0, name);
-        message.ne32(IFLA_NET_NS_FD, namespace_fd(namespace));
-        self.request(message, || format!("move {name} to another network namespace"))
+        let link = LinkUnspec::new_with_name(name).setns_by_fd(namespace.as_fd().as_raw_fd());
+        self.change(link, || format!("move {name} to another network namespace"))
     }
 
     /// Sets parameters under net.ipv4.conf.NAME, without /proc.
@@ -237,71 +221,96 @@ impl Links {
     /// # Errors
     /// Where there is no such device, or the kernel refuses.
     pub fn set_ipv4_conf(&self, name: &str, values: &[(Ipv4Conf, u32)]) -> Result<()> {
-        let mut message = named(RTM_NEWLINK, 0, name);
-        inet_conf(&mut message, values);
-        self.request(message, || format!("set IPv4 parameters of {name}"))
+        let link = LinkUnspec::new_with_name(name).append_extra_attribute(inet_conf(values));
+        self.change(link, || format!("set IPv4 parameters of {name}"))
+    }
+
+    pub(crate) fn change(
+        &self,
+        link: LinkMessageBuilder<LinkUnspec>,
+        doing: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let message = RouteNetlinkMessage::NewLink(link.build());
+        self.request(Message::route(message, 0), doing)
     }
 }
 
-/// `struct ifinfomsg`.
-fn header(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
-    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
-    bytes
+pub(crate) fn removal(name: &str) -> Message {
+    let link = LinkUnspec::new_with_name(name).build();
+    Message::route(RouteNetlinkMessage::DelLink(link), 0)
 }
 
-pub(crate) fn named(kind: u16, flags: u16, name: &str) -> Message {
-    let mut message = Message::new(kind, flags, &header(0, 0, 0));
-    message.text(IFLA_IFNAME, name);
-    message
-}
-
-fn namespace_fd(namespace: &Netns) -> u32 {
-    namespace.as_fd().as_raw_fd().cast_unsigned()
-}
-
-pub(crate) fn parse(body: &[u8]) -> Option<Link> {
-    let index = ne32(body.get(4..8)?)?;
-    let flags = ne32(body.get(8..12)?)?;
-    let attributes = Attributes::after(body, 16);
-    let info = attributes.nest(IFLA_LINKINFO);
-    let kind = info.and_then(|i| i.text(IFLA_INFO_KIND));
-    let conf = attributes
-        .nest(IFLA_AF_SPEC)
-        .and_then(|families| families.nest(AF_INET))
-        .and_then(|inet| inet.get(IFLA_INET_CONF));
-    let rp_filter = conf.and_then(|values| {
-        let at = 4 * (Ipv4Conf::RpFilter as usize - 1);
-        values.get(at..).and_then(ne32)
-    });
-    let vxlan = (kind.as_deref() == Some("vxlan"))
-        .then(|| {
-            info.and_then(|i| i.nest(IFLA_INFO_DATA))
-                .and_then(create::parse_vxlan)
-        })
-        .flatten();
+pub(crate) fn read(message: &LinkMessage) -> Option<Link> {
+    let (mut name, mut mtu) = (None, None);
+    let mut lower = None;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        master: None,
+        peer: None,
+        rp_filter: None,
+        vxlan: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Mtu(bytes) => mtu = Some(*bytes),
+            LinkAttribute::Address(octets) => {
+                link.mac = octets.as_slice().try_into().ok().map(MacAddress);
+            }
+            LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkInfo(info) => {
+                for part in info {
+                    match part {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = vxlan_facts(data),
+                        _ => {}
+                    }
+                }
+            }
+            LinkAttribute::AfSpecUnspec(families) => link.rp_filter = rp_filter(families),
+            _ => {}
+        }
+    }
+    let is_veth = link.kind.as_deref() == Some("veth");
     Some(Link {
-        index,
-        name: text(attributes.get(IFLA_IFNAME)?),
-        mac: attributes
-            .get(IFLA_ADDRESS)
-            .and_then(|b| b.try_into().ok())
-            .map(MacAddress),
-        mtu: attributes.ne32(IFLA_MTU)?,
-        up: flags & IFF_UP != 0,
-        master: attributes.ne32(IFLA_MASTER),
-        peer: (kind.as_deref() == Some("veth"))
-            .then(|| attributes.ne32(IFLA_LINK))
-            .flatten(),
-        rp_filter,
-        kind,
-        vxlan,
+        name: name?,
+        mtu: mtu?,
+        peer: lower.filter(|_| is_veth),
+        ..link
     })
 }
 
-/// The device that a multicast message is about.
-pub(crate) fn family_of(body: &[u8]) -> u8 {
-    ne16(body).map_or(0, |both| both.to_ne_bytes()[0])
+fn rp_filter(families: &[AfSpecUnspec]) -> Option<u32> {
+    let inet = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet(inet) => Some(inet),
+        _ => None,
+    })?;
+    inet.iter().find_map(|part| match part {
+        AfSpecInet::DevConf(conf) => u32::try_from(conf.rp_filter).ok(),
+        _ => None,
+    })
+}
+
+fn vxlan_facts(data: &[InfoVxlan]) -> Option<VxlanFacts> {
+    let (mut vni, mut port, mut v4, mut v6) = (None, None, None, None);
+    for part in data {
+        match part {
+            InfoVxlan::Id(id) => vni = Some(*id),
+            InfoVxlan::Port(number) => port = Some(*number),
+            InfoVxlan::Local(address) => v4 = Some(*address).filter(|a| !a.is_unspecified()),
+            InfoVxlan::Local6(address) => v6 = Some(*address),
+            _ => {}
+        }
+    }
+    Some(VxlanFacts {
+        vni: vni?,
+        port: port?,
+        local: v4.map(Into::into).or(v6.map(Into::into)),
+    })
 }

@@ -2,22 +2,15 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use strait_core::kernel::MacAddress;
 
 use super::Links;
-use super::address::{ip, octets};
 use crate::error::Result;
-use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_REPLACE, ne16, ne32};
-
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
-const RTM_GETNEIGH: u16 = 30;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NUD_NOARP: u16 = 0x40;
-const NUD_PERMANENT: u16 = 0x80;
-const NTF_SELF: u8 = 0x02;
-const AF_BRIDGE: u8 = 7;
+use crate::netlink::{Message, NLM_F_CREATE, NLM_F_REPLACE, ip};
 
 /// A neighbour or forwarding entry as the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,76 +45,92 @@ impl Links {
 
     /// Neighbours of both families (`bridge` false) or forwarding entries (`bridge` true).
     pub(crate) fn all_neighbours(&self, bridge: bool) -> Result<Vec<Held>> {
-        let mut fixed = [0; 12];
-        fixed[0] = if bridge { AF_BRIDGE } else { 0 };
-        let message = Message::new(RTM_GETNEIGH, 0, &fixed);
+        let mut request = NeighbourMessage::default();
+        if bridge {
+            request.header.family = AddressFamily::Bridge;
+        }
         self.with(|socket| {
-            socket.dump(
-                &message,
+            socket.list(
+                RouteNetlinkMessage::GetNeighbour(request),
                 || "list neighbours".into(),
-                |kind, body| (kind == RTM_NEWNEIGH).then(|| parse(body)).flatten(),
+                |found| match found {
+                    RouteNetlinkMessage::NewNeighbour(neighbour) => Some(held(&neighbour)),
+                    _ => None,
+                },
             )
         })
     }
 }
 
 pub(crate) fn neighbour_message(index: u32, address: IpAddr, mac: MacAddress, add: bool) -> Message {
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    } as u8;
-    message(family, index, NUD_PERMANENT, 0, address, mac, add)
+    let header = NeighbourHeader {
+        family: match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        },
+        ifindex: index,
+        state: NeighbourState::Permanent,
+        ..NeighbourHeader::default()
+    };
+    message(header, address, mac, add)
 }
 
 pub(crate) fn fdb_message(index: u32, mac: MacAddress, node: IpAddr, add: bool) -> Message {
-    message(
-        AF_BRIDGE,
-        index,
-        NUD_PERMANENT | NUD_NOARP,
-        NTF_SELF,
-        node,
-        mac,
-        add,
-    )
-}
-
-fn message(
-    family: u8,
-    index: u32,
-    state: u16,
-    flags: u8,
-    destination: IpAddr,
-    mac: MacAddress,
-    add: bool,
-) -> Message {
-    let mut fixed = [0; 12];
-    fixed[0] = family;
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    fixed[8..10].copy_from_slice(&state.to_ne_bytes());
-    fixed[10] = flags;
-    let (kind, flags) = if add {
-        (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
-    } else {
-        (RTM_DELNEIGH, 0)
+    let header = NeighbourHeader {
+        family: AddressFamily::Bridge,
+        ifindex: index,
+        state: NeighbourState::Other(u16::from(NeighbourState::Permanent) | u16::from(NeighbourState::Noarp)),
+        flags: NeighbourFlags::Own,
+        ..NeighbourHeader::default()
     };
-    let mut message = Message::new(kind, flags, &fixed);
-    message
-        .attribute(NDA_DST, &octets(destination))
-        .attribute(NDA_LLADDR, &mac.0);
-    message
+    message(header, node, mac, add)
 }
 
-fn parse(body: &[u8]) -> Option<Held> {
-    let attributes = Attributes::after(body, 12);
-    Some(Held {
-        index: ne32(body.get(4..8)?)?,
-        bridge: *body.first()? == AF_BRIDGE,
-        permanent: ne16(body.get(8..10)?)? & NUD_PERMANENT != 0,
-        destination: attributes.get(NDA_DST).and_then(ip),
-        mac: attributes
-            .get(NDA_LLADDR)
-            .and_then(|b| b.try_into().ok())
-            .map(MacAddress),
-    })
+fn message(header: NeighbourHeader, destination: IpAddr, mac: MacAddress, add: bool) -> Message {
+    let destination = match destination {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    };
+    let mut message = NeighbourMessage::default();
+    message.header = header;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    if add {
+        Message::route(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+    } else {
+        Message::route(RouteNetlinkMessage::DelNeighbour(message), 0)
+    }
+}
+
+fn held(message: &NeighbourMessage) -> Held {
+    let header = &message.header;
+    let mut held = Held {
+        index: header.ifindex,
+        bridge: header.family == AddressFamily::Bridge,
+        permanent: u16::from(header.state) & u16::from(NeighbourState::Permanent) != 0,
+        destination: None,
+        mac: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                held.destination = Some((*address).into());
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                held.destination = Some((*address).into());
+            }
+            // Those of forwarding entries come as octets, for their family is that of bridges.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(octets)) => held.destination = ip(octets),
+            NeighbourAttribute::LinkLayerAddress(octets) => {
+                held.mac = octets.as_slice().try_into().ok().map(MacAddress);
+            }
+            _ => {}
+        }
+    }
+    held
 }

@@ -4,33 +4,20 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 use strait_core::kernel::{NextHop, Route, RouteKind};
 
 use super::Links;
-use super::address::{ip, octets};
 use crate::error::{Error, Result};
-use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_REPLACE, ne16, ne32};
+use crate::netlink::{Message, NLM_F_CREATE, NLM_F_REPLACE};
 
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
-const RTA_METRICS: u16 = 8;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_TABLE: u16 = 15;
-const RTAX_MTU: u16 = 2;
-const RTNH_F_ONLINK: u8 = 4;
-const RTN_UNICAST: u8 = 1;
-const RTN_UNREACHABLE: u8 = 7;
-const RTN_THROW: u8 = 9;
-const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_LINK: u8 = 253;
-const RT_SCOPE_NOWHERE: u8 = 255;
-const RTM_F_CLONED: u32 = 0x200;
+/// More than this could overrun the length of their attribute, which has 16 bits.
+const MOST_NEXT_HOPS: usize = 1024;
 
 /// The protocol number of routes that an administrator (or the lab) makes.
 pub const PROTOCOL_STATIC: u8 = 4;
@@ -70,34 +57,41 @@ impl Links {
     /// How many routes there are of all protocol numbers, in all tables, without those that the kernel
     /// makes for its own addresses (which come and go with duplicate address detection).
     pub(crate) fn route_count(&self) -> Result<usize> {
-        const RTN_LOCAL_TO_MULTICAST: std::ops::RangeInclusive<u8> = 2..=5;
-        let message = Message::new(RTM_GETROUTE, 0, &[0; 12]);
+        use RouteType::{Anycast, Broadcast, Local, Multicast};
+        let request = RouteNetlinkMessage::GetRoute(RouteMessage::default());
         let all = self.with(|socket| {
-            socket.dump(
-                &message,
+            socket.list(
+                request,
                 || "list routes".into(),
-                |_, body| (!RTN_LOCAL_TO_MULTICAST.contains(body.get(7)?)).then_some(()),
+                |found| match found {
+                    RouteNetlinkMessage::NewRoute(route) => {
+                        let own = matches!(route.header.kind, Local | Broadcast | Anycast | Multicast);
+                        (!own).then_some(())
+                    }
+                    _ => None,
+                },
             )
         })?;
         Ok(all.len())
     }
 
     pub(crate) fn routes_named(&self, protocol: u8, names: &BTreeMap<u32, String>) -> Result<Vec<Route>> {
+        let protocol = RouteProtocol::from(protocol);
         let mut routes = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut fixed = [0; 12];
-            fixed[0] = family as u8;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
             // With strict checking the kernel filters by this field; older ones send everything.
-            fixed[5] = protocol;
-            let message = Message::new(RTM_GETROUTE, 0, &fixed);
+            request.header.protocol = protocol;
             routes.extend(self.with(|socket| {
-                socket.dump(
-                    &message,
+                socket.list(
+                    RouteNetlinkMessage::GetRoute(request),
                     || "list routes".into(),
-                    |kind, body| {
-                        (kind == RTM_NEWROUTE)
-                            .then(|| parse(body, protocol, names))
-                            .flatten()
+                    |found| match found {
+                        RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => {
+                            read(&route, names)
+                        }
+                        _ => None,
                     },
                 )
             })?);
@@ -128,156 +122,159 @@ pub(crate) fn route_message(
     indices: &BTreeMap<String, u32>,
     add: bool,
 ) -> Result<Message> {
-    let (family, v4) = match route.destination {
-        IpNet::V4(_) => (libc::AF_INET as u8, true),
-        IpNet::V6(_) => (libc::AF_INET6 as u8, false),
-    };
+    let doing = || format!("set the route to {}", route.destination);
+    let invalid = |why: String| Error::Invalid { doing: doing(), why };
+    let destination = route.destination;
     let (kind, scope) = match &route.kind {
-        RouteKind::Unicast { next_hops, .. } if v4 && next_hops.iter().all(|hop| hop.via.is_none()) => {
-            (RTN_UNICAST, RT_SCOPE_LINK)
+        RouteKind::Unicast { next_hops, .. }
+            if destination.addr().is_ipv4() && next_hops.iter().all(|hop| hop.via.is_none()) =>
+        {
+            (RouteType::Unicast, RouteScope::Link)
         }
-        RouteKind::Unicast { .. } => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
-        RouteKind::Unreachable => (RTN_UNREACHABLE, RT_SCOPE_UNIVERSE),
-        RouteKind::Throw => (RTN_THROW, RT_SCOPE_UNIVERSE),
+        RouteKind::Unicast { .. } => (RouteType::Unicast, RouteScope::Universe),
+        RouteKind::Unreachable => (RouteType::Unreachable, RouteScope::Universe),
+        RouteKind::Throw => (RouteType::Throw, RouteScope::Universe),
     };
-    let scope = if add { scope } else { RT_SCOPE_NOWHERE };
-    let table = u8::try_from(route.table).unwrap_or(0);
-    let mut fixed = [0; 12];
-    fixed[0] = family;
-    fixed[1] = route.destination.prefix_len();
-    fixed[4] = table;
-    fixed[5] = protocol;
-    fixed[6] = scope;
-    fixed[7] = kind;
-    if let RouteKind::Unicast { next_hops, .. } = &route.kind
-        && let [NextHop { via: Some(_), .. }] = next_hops.as_slice()
-    {
-        fixed[8..12].copy_from_slice(&u32::from(RTNH_F_ONLINK).to_ne_bytes());
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .map_err(|e| invalid(e.to_string()))?
+        .table_id(route.table)
+        .priority(route.metric)
+        .protocol(RouteProtocol::from(protocol))
+        .kind(kind)
+        .scope(if add { scope } else { RouteScope::NoWhere });
+    if !add {
+        // Table, destination and metric name the route.
+        return Ok(Message::route(RouteNetlinkMessage::DelRoute(builder.build()), 0));
     }
-    let (message_kind, flags) = if add {
-        (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
-    } else {
-        (RTM_DELROUTE, 0)
-    };
-    let mut message = Message::new(message_kind, flags, &fixed);
-    message
-        .ne32(RTA_TABLE, route.table)
-        .ne32(RTA_PRIORITY, route.metric);
-    if route.destination.prefix_len() > 0 {
-        message.attribute(RTA_DST, &octets(route.destination.network()));
-    }
-    let RouteKind::Unicast {
+    if let RouteKind::Unicast {
         next_hops,
         source,
         mtu,
     } = &route.kind
-    else {
-        return Ok(message);
-    };
-    if !add {
-        // Table, destination and metric name the route.
-        return Ok(message);
-    }
-    if let Some(source) = source {
-        message.attribute(RTA_PREFSRC, &octets(*source));
-    }
-    if let Some(mtu) = mtu {
-        message.nest(RTA_METRICS, |metrics| {
-            metrics.ne32(RTAX_MTU, *mtu);
-        });
-    }
-    let mut hops = Vec::with_capacity(next_hops.len());
-    for hop in next_hops {
-        let Some(index) = indices.get(&hop.device) else {
-            return Err(Error::missing(
-                format!("set the route to {}", route.destination),
-                format!("network device {}", hop.device),
-            ));
+    {
+        if let Some(source) = source {
+            builder = builder.pref_source(*source).map_err(|e| invalid(e.to_string()))?;
+        }
+        if let Some(mtu) = mtu {
+            let metrics = RouteAttribute::Metrics(vec![RouteMetric::Mtu(*mtu)]);
+            builder.get_mut().attributes.push(metrics);
+        }
+        let index = |hop: &NextHop| {
+            let missing = || Error::missing(doing(), format!("network device {}", hop.device));
+            indices.get(&hop.device).copied().ok_or_else(missing)
         };
-        hops.push((*index, hop.via));
-    }
-    match hops.as_slice() {
-        [] => {
-            return Err(Error::Invalid {
-                doing: format!("set the route to {}", route.destination),
-                why: "it has no next hop".into(),
-            });
-        }
-        [(index, via)] => {
-            message.ne32(RTA_OIF, *index);
-            if let Some(via) = via {
-                message.attribute(RTA_GATEWAY, &octets(*via));
-            }
-        }
-        several => {
-            message.nest(RTA_MULTIPATH, |paths| {
-                for (index, via) in several {
-                    let flags = if via.is_some() { RTNH_F_ONLINK } else { 0 };
-                    let start = paths.bytes(&[0, 0, flags, 0]);
-                    paths.bytes(&index.to_ne_bytes());
-                    if let Some(via) = via {
-                        paths.attribute(RTA_GATEWAY, &octets(*via));
-                    }
-                    paths.close(start);
+        builder = match next_hops.as_slice() {
+            [] => return Err(invalid("it has no next hop".into())),
+            [hop] => {
+                let builder = builder.output_interface(index(hop)?);
+                match hop.via {
+                    Some(via) => builder.gateway(via).map_err(|e| invalid(e.to_string()))?.onlink(),
+                    None => builder,
                 }
-            });
-        }
+            }
+            several if several.len() > MOST_NEXT_HOPS => {
+                return Err(invalid(format!(
+                    "{} next hops are more than the {MOST_NEXT_HOPS} that fit a request",
+                    several.len()
+                )));
+            }
+            several => {
+                let mut paths = Vec::with_capacity(several.len());
+                for hop in several {
+                    let mut path = match destination {
+                        IpNet::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                        IpNet::V6(_) => RouteNextHopBuilder::new_ipv6(),
+                    };
+                    path = path.interface(index(hop)?);
+                    if let Some(via) = hop.via {
+                        path = path.via(via).map_err(|e| invalid(e.to_string()))?.onlink();
+                    }
+                    paths.push(path.build());
+                }
+                builder.multipath(paths)
+            }
+        };
     }
-    Ok(message)
+    Ok(Message::route(
+        RouteNetlinkMessage::NewRoute(builder.build()),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    ))
 }
 
-fn parse(body: &[u8], wanted: u8, names: &BTreeMap<u32, String>) -> Option<Route> {
-    let (family, bits, protocol, kind) = (*body.first()?, *body.get(1)?, *body.get(5)?, *body.get(7)?);
-    let flags = ne32(body.get(8..12)?)?;
-    if protocol != wanted || flags & RTM_F_CLONED != 0 {
+fn read(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Route> {
+    let header = &message.header;
+    if header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
-    let attributes = Attributes::after(body, 12);
-    let unspecified: IpAddr = match i32::from(family) {
-        libc::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
-        libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+    let name = |index: u32| names.get(&index).cloned().unwrap_or_else(|| format!("#{index}"));
+    let mut destination = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let address = attributes.get(RTA_DST).and_then(ip).unwrap_or(unspecified);
-    let kind = match kind {
-        RTN_UNICAST => RouteKind::Unicast {
-            next_hops: next_hops(attributes, names)?,
-            source: attributes.get(RTA_PREFSRC).and_then(ip),
-            mtu: attributes
-                .nest(RTA_METRICS)
-                .and_then(|metrics| metrics.ne32(RTAX_MTU)),
+    let (mut table, mut metric) = (u32::from(header.table), 0);
+    let (mut device, mut via, mut several) = (None, None, None);
+    let (mut source, mut mtu) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => device = Some(name(*index)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => via = gateway(attribute),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            RouteAttribute::MultiPath(paths) => {
+                let hop = |path: &RouteNextHop| NextHop {
+                    device: name(path.interface_index),
+                    via: path.attributes.iter().find_map(gateway),
+                };
+                several = Some(paths.iter().map(hop).collect());
+            }
+            _ => {}
+        }
+    }
+    let kind = match header.kind {
+        RouteType::Unicast => RouteKind::Unicast {
+            next_hops: match several {
+                Some(hops) => hops,
+                None => vec![NextHop { device: device?, via }],
+            },
+            source,
+            mtu,
         },
-        RTN_UNREACHABLE => RouteKind::Unreachable,
-        RTN_THROW => RouteKind::Throw,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Throw => RouteKind::Throw,
         _ => return None,
     };
     Some(Route {
-        table: attributes
-            .ne32(RTA_TABLE)
-            .or_else(|| body.get(4).map(|t| u32::from(*t)))?,
-        destination: IpNet::new(address, bits).ok()?,
-        metric: attributes.ne32(RTA_PRIORITY).unwrap_or(0),
+        table,
+        destination: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        metric,
         kind,
     })
 }
 
-fn next_hops(attributes: Attributes<'_>, names: &BTreeMap<u32, String>) -> Option<Vec<NextHop>> {
-    let name = |index: u32| names.get(&index).cloned().unwrap_or_else(|| format!("#{index}"));
-    let Some(mut rest) = attributes.get(RTA_MULTIPATH) else {
-        return Some(vec![NextHop {
-            device: name(attributes.ne32(RTA_OIF)?),
-            via: attributes.get(RTA_GATEWAY).and_then(ip),
-        }]);
-    };
-    let mut hops = Vec::new();
-    while rest.len() >= 8 {
-        let length = usize::from(ne16(rest)?);
-        let inner = rest.get(8..length)?;
-        hops.push(NextHop {
-            device: name(ne32(&rest[4..])?),
-            via: Attributes::new(inner).get(RTA_GATEWAY).and_then(ip),
-        });
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+/// The router that an attribute names. IPv4 by way of an IPv6 router has an attribute of its own.
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet(address)) => Some((*address).into()),
+        RouteAttribute::Via(RouteVia::Inet6(address)) => Some((*address).into()),
+        _ => None,
     }
-    Some(hops)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }

@@ -1,19 +1,21 @@
-//! Reading attributes.
+//! Reading plain attributes.
 
-use super::NESTED;
+use std::net::IpAddr;
+
+use netlink_packet_core::NlasIterator;
 
 /// The attributes of a message or of a nest, in order. Stops at the first that is cut short.
 #[derive(Clone, Copy)]
-pub(crate) struct Attributes<'a>(&'a [u8]);
+pub(crate) struct Attributes<'a>(NlasIterator<&'a [u8]>);
 
 impl<'a> Attributes<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        Self(NlasIterator::new(bytes))
     }
 
     /// The attributes behind a fixed header.
     pub(crate) fn after(bytes: &'a [u8], header: usize) -> Self {
-        Self(bytes.get(header..).unwrap_or_default())
+        Self::new(bytes.get(header..).unwrap_or_default())
     }
 
     /// The payload of the last attribute of this type.
@@ -24,11 +26,7 @@ impl<'a> Attributes<'a> {
     }
 
     pub(crate) fn nest(self, kind: u16) -> Option<Self> {
-        self.get(kind).map(Self)
-    }
-
-    pub(crate) fn ne32(self, kind: u16) -> Option<u32> {
-        self.get(kind).and_then(ne32)
+        self.get(kind).map(Self::new)
     }
 
     pub(crate) fn be32(self, kind: u16) -> Option<u32> {
@@ -44,28 +42,27 @@ impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::from(ne16(self.0.get(0..2)?)?);
-        let kind = ne16(self.0.get(2..4)?)? & !(NESTED | 0x4000);
-        let payload = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, payload))
+        let attribute = self.0.next()?.ok()?;
+        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
+        Some((kind, attribute.into_inner().get(4..length)?))
     }
-}
-
-pub(crate) fn ne16(bytes: &[u8]) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?))
 }
 
 pub(crate) fn be16(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
 }
 
-pub(crate) fn ne32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
-}
-
 pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// An address by its octets.
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
 }
 
 /// A string that may end in a NUL.

@@ -1,26 +1,22 @@
-//! Netlink's wire format: messages of nested, typed, length-prefixed attributes.
+//! Netlink: datagrams of messages, sent and answered in lock step.
 //!
-//! Written here instead of taken from a crate: nftables has no typed upstream for half of what we use, the
-//! crates that exist break their API several times a year, and a batch needs its datagrams cut and its
-//! acknowledgements counted by hand anyway.
+//! Messages of the route family are netlink-packet-route's types, built with rtnetlink's builders and made
+//! into bytes by netlink-packet-core; [`decode`] reads them back. The sockets are netlink-sys'. What is our
+//! own is cutting datagrams and counting their acknowledgements, which batches need, and a writer and a
+//! reader of plain attributes, which nftables and connection tracking use.
 
 mod attribute;
 mod message;
+mod route;
 mod socket;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use attribute::{Attributes, be16, be32, ne16, ne32, text};
-pub(crate) use message::Message;
-pub(crate) use socket::{Answer, NETFILTER, ROUTE, Socket};
+pub(crate) use netlink_packet_core::{
+    NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE,
+};
 
-pub(crate) const NLM_F_REQUEST: u16 = 0x01;
-pub(crate) const NLM_F_ACK: u16 = 0x04;
-pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(crate) const NLM_F_REPLACE: u16 = 0x100;
-pub(crate) const NLM_F_EXCL: u16 = 0x200;
-pub(crate) const NLM_F_CREATE: u16 = 0x400;
-pub(crate) const NLM_F_APPEND: u16 = 0x800;
-
-/// Set in an attribute's type where its payload is attributes again.
-pub(crate) const NESTED: u16 = 0x8000;
+pub(crate) use attribute::{Attributes, be16, be32, ip, text};
+pub(crate) use message::{Message, messages};
+pub(crate) use route::decode;
+pub(crate) use socket::{Answer, NETFILTER, ROUTE, Socket, prepare};

@@ -1,32 +1,28 @@
 //! A netlink socket, used in lock step: the kernel works on a request inside `send`, so its answer waits
 //! in the receive buffer when that returns. Blocking here means waiting for the kernel's own locks, which
 //! no asynchronous socket would avoid.
-#![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use netlink_packet_core::{
+    DoneBuffer, ErrorBuffer, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkBuffer,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
     set_socket_send_buffer_size_force, set_socket_timeout, socket_send_buffer_size,
 };
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink};
 
-use super::message::HEADER;
-use super::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, ne16, ne32, text};
+use super::{Attributes, Message, NLM_F_ACK, decode, messages};
 use crate::error::{Error, Refusal, Result};
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
-const SOL_NETLINK: i32 = 270;
-const NETLINK_CAP_ACK: i32 = 10;
-const NETLINK_EXT_ACK: i32 = 11;
-const NETLINK_GET_STRICT_CHK: i32 = 12;
+/// A message's header.
+const HEADER: usize = 16;
 
 /// Acknowledged requests in one datagram: their answers must fit the receive buffer that an unprivileged
 /// process gets (208 KiB; an acknowledgement takes up to 1 KiB of it).
@@ -34,9 +30,8 @@ const WINDOW: usize = 128;
 const BIG_BUFFER: usize = 64 << 20;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// NETLINK_ROUTE is protocol 0, which rustix writes as none.
-pub(crate) const ROUTE: Option<Protocol> = None;
-pub(crate) const NETFILTER: Option<Protocol> = Some(netlink::NETFILTER);
+pub(crate) const ROUTE: isize = NETLINK_ROUTE;
+pub(crate) const NETFILTER: isize = NETLINK_NETFILTER;
 
 /// What came back for one message of a datagram.
 #[derive(Debug)]
@@ -46,77 +41,73 @@ pub(crate) enum Answer {
 }
 
 pub(crate) struct Socket {
-    fd: OwnedFd,
+    socket: netlink_sys::Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
+/// Binds a new socket, to multicast groups where the bit mask `groups` has some, and sets it up. Gives the
+/// address by which the kernel says whose doing a notification is about.
+pub(crate) fn prepare(socket: &mut netlink_sys::Socket, groups: u32) -> Result<u32> {
+    let failed = |e| Error::system("bind a netlink socket", e);
+    socket.bind(&SocketAddr::new(0, groups)).map_err(failed)?;
+    let mut address = SocketAddr::new(0, 0);
+    socket.get_address(&mut address).map_err(failed)?;
+    // The forced sizes need CAP_NET_ADMIN in the initial user namespace; otherwise the limit holds.
+    if set_socket_recv_buffer_size_force(&*socket, BIG_BUFFER).is_err() {
+        set_socket_recv_buffer_size(&*socket, BIG_BUFFER)
+            .map_err(|e| Error::system("set a netlink receive buffer", e))?;
+    }
+    if set_socket_send_buffer_size_force(&*socket, BIG_BUFFER).is_err() {
+        set_socket_send_buffer_size(&*socket, BIG_BUFFER)
+            .map_err(|e| Error::system("set a netlink send buffer", e))?;
+    }
+    // Words with refusals, short acknowledgements, filtered dumps: kernels that lack one still serve.
+    for (option, result) in [
+        ("NETLINK_EXT_ACK", socket.set_ext_ack(true)),
+        ("NETLINK_CAP_ACK", socket.set_cap_ack(true)),
+        ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
+    ] {
+        if let Err(error) = result {
+            tracing::debug!(option, %error, "netlink socket option not available");
+        }
+    }
+    Ok(address.port_number())
+}
+
 impl Socket {
-    /// A socket in the calling thread's network namespace; `groups` is a bit mask of multicast groups.
-    pub(crate) fn open(protocol: Option<Protocol>, groups: u32) -> Result<Self> {
-        let open = || -> rustix::io::Result<OwnedFd> {
-            let fd = rustix::net::socket_with(
-                AddressFamily::NETLINK,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC,
-                protocol,
-            )?;
-            bind(&fd, &netlink::SocketAddrNetlink::new(0, groups))?;
-            set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
-            Ok(fd)
-        };
-        let what = if protocol == NETFILTER {
-            "nftables"
-        } else {
-            "routes and devices"
-        };
-        let fd = open().map_err(|e| Error::system(format!("open a netlink socket for {what}"), e))?;
-        // The forced sizes need CAP_NET_ADMIN in the initial user namespace; otherwise the limit holds.
-        if set_socket_recv_buffer_size_force(&fd, BIG_BUFFER).is_err() {
-            set_socket_recv_buffer_size(&fd, BIG_BUFFER)
-                .map_err(|e| Error::system("set a netlink receive buffer", e))?;
-        }
-        if set_socket_send_buffer_size_force(&fd, BIG_BUFFER).is_err() {
-            set_socket_send_buffer_size(&fd, BIG_BUFFER)
-                .map_err(|e| Error::system("set a netlink send buffer", e))?;
-        }
-        // Words with refusals, short acknowledgements, filtered dumps: kernels that lack one still serve.
-        for option in [NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK] {
-            if let Err(e) = set_netlink_option(fd.as_fd(), option) {
-                tracing::debug!(option, error = %e, "netlink socket option not available");
-            }
-        }
+    /// A socket in the calling thread's network namespace.
+    fn open(protocol: isize, what: &str) -> Result<Self> {
+        let failed = |e| Error::system(format!("open a netlink socket for {what}"), e);
+        let mut socket = netlink_sys::Socket::new(protocol).map_err(failed)?;
+        let port = prepare(&mut socket, 0)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT)).map_err(|e| failed(e.into()))?;
         Ok(Self {
-            fd,
+            socket,
+            port,
             sequence: 0,
             buffer: vec![0; 64 << 10],
         })
     }
 
     pub(crate) fn route() -> Result<Self> {
-        Self::open(ROUTE, 0)
+        Self::open(ROUTE, "routes and devices")
     }
 
     pub(crate) fn netfilter() -> Result<Self> {
-        Self::open(NETFILTER, 0)
-    }
-
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd
+        Self::open(NETFILTER, "nftables")
     }
 
     /// The address by which the kernel says whose doing a notification is about.
-    pub(crate) fn port(&self) -> Result<u32> {
-        rustix::net::getsockname(&self.fd)
-            .and_then(netlink::SocketAddrNetlink::try_from)
-            .map(|address| address.pid())
-            .map_err(|e| Error::system("ask for a netlink socket's port", e))
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// The longest datagram that this socket can send.
     pub(crate) fn datagram_limit(&self) -> usize {
         // The kernel keeps 32 bytes back, and the size counts its own bookkeeping too.
-        socket_send_buffer_size(&self.fd).map_or(64 << 10, |size| size.saturating_sub(4096))
+        socket_send_buffer_size(&self.socket).map_or(64 << 10, |size| size.saturating_sub(4096))
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -156,8 +147,9 @@ impl Socket {
             self.send(&datagram)?;
             let mut answers = vec![None; now.len()];
             while answers.iter().any(Option::is_none) {
-                self.receive(|sequence, _, answer, _| {
-                    let slot = answers.get_mut(sequence.wrapping_sub(first) as usize);
+                self.receive(|message, answer| {
+                    let index = message.sequence_number().wrapping_sub(first);
+                    let slot = answers.get_mut(index as usize);
                     if let (Some(slot), Some(answer)) = (slot, answer) {
                         *slot = Some(answer);
                     }
@@ -179,8 +171,8 @@ impl Socket {
         self.send(&datagram)?;
         let mut answers = Vec::new();
         loop {
-            let more = self.receive_with(RecvFlags::DONTWAIT, |sequence, _, answer, _| {
-                let index = sequence.wrapping_sub(first);
+            let more = self.receive_with(libc::MSG_DONTWAIT, |message, answer| {
+                let index = message.sequence_number().wrapping_sub(first);
                 match answer {
                     Some(Ok(())) => answers.push(Answer::Ack(index)),
                     Some(Err(refusal)) => answers.push(Answer::Refused(index, refusal)),
@@ -191,6 +183,18 @@ impl Socket {
                 return Ok(answers);
             }
         }
+    }
+
+    /// Asks for a dump of the route family; `each` gets every object.
+    pub(crate) fn list<T>(
+        &mut self,
+        request: RouteNetlinkMessage,
+        doing: impl Fn() -> String,
+        mut each: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        self.dump(&Message::route(request, 0), doing, |kind, body| {
+            decode(kind, body).and_then(&mut each)
+        })
     }
 
     /// Asks for a dump; `each` gets the type and the body of every object. A dump that another change
@@ -211,15 +215,15 @@ impl Socket {
             self.send(&datagram)?;
             let (mut done, mut interrupted) = (None, false);
             while done.is_none() {
-                self.receive(|sequence, kind, answer, body| {
-                    if sequence != wanted {
+                self.receive(|message, answer| {
+                    if message.sequence_number() != wanted {
                         return;
                     }
-                    interrupted |= body.flags & NLM_F_DUMP_INTR != 0;
-                    match (kind, answer) {
-                        (NLMSG_DONE, _) => done = Some(body.done()),
-                        (NLMSG_ERROR, Some(answer)) => done = Some(answer),
-                        _ => found.extend(each(kind, body.bytes)),
+                    interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                    match (message.message_type(), answer) {
+                        (NLMSG_DONE, _) => done = Some(end_of_dump(message)),
+                        (_, Some(answer)) => done = Some(answer),
+                        (kind, None) => found.extend(each(kind, message.payload())),
                     }
                 })?;
             }
@@ -241,11 +245,11 @@ impl Socket {
         self.sequence
     }
 
-    fn send(&mut self, datagram: &[u8]) -> Result<()> {
+    fn send(&self, datagram: &[u8]) -> Result<()> {
         loop {
-            match rustix::net::send(&self.fd, datagram, SendFlags::empty()) {
+            match self.socket.send(datagram, 0) {
                 Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
                     return Err(Error::system(
                         format!("send {} bytes of netlink requests", datagram.len()),
@@ -256,11 +260,8 @@ impl Socket {
         }
     }
 
-    fn receive(
-        &mut self,
-        each: impl FnMut(u32, u16, Option<std::result::Result<(), Refusal>>, Body<'_>),
-    ) -> Result<()> {
-        if self.receive_with(RecvFlags::empty(), each)? {
+    fn receive(&mut self, each: impl FnMut(&NetlinkBuffer<&[u8]>, Option<Acknowledgement>)) -> Result<()> {
+        if self.receive_with(0, each)? {
             Ok(())
         } else {
             Err(Error::Protocol(format!(
@@ -273,15 +274,16 @@ impl Socket {
     /// Reads one datagram; false where none is there.
     fn receive_with(
         &mut self,
-        flags: RecvFlags,
-        mut each: impl FnMut(u32, u16, Option<std::result::Result<(), Refusal>>, Body<'_>),
+        flags: libc::c_int,
+        mut each: impl FnMut(&NetlinkBuffer<&[u8]>, Option<Acknowledgement>),
     ) -> Result<bool> {
         let length = loop {
-            match rustix::net::recv(&self.fd, &mut self.buffer[..], flags | RecvFlags::TRUNC) {
-                Ok((_, length)) => break length,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::NOBUFS) => return Err(Error::Overrun),
+            let mut space = self.buffer.as_mut_slice();
+            match self.socket.recv(&mut space, flags | libc::MSG_TRUNC) {
+                Ok(length) => break length,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(Error::Overrun),
                 Err(e) => return Err(Error::system("read netlink answers", e)),
             }
         };
@@ -289,83 +291,43 @@ impl Socket {
             self.buffer.resize(length.next_power_of_two(), 0);
             return Err(Error::Overrun);
         }
-        let mut rest = &self.buffer[..length];
-        while rest.len() >= HEADER {
-            let header = |at: usize| ne32(&rest[at..]).unwrap_or_default();
-            let size = header(0) as usize;
-            if size < HEADER || size > rest.len() {
-                return Err(Error::Protocol("a message is longer than its datagram".into()));
-            }
-            let kind = ne16(&rest[4..]).unwrap_or_default();
-            let message_flags = ne16(&rest[6..]).unwrap_or_default();
-            let body = Body {
-                flags: message_flags,
-                bytes: &rest[HEADER..size],
-            };
-            let answer = (kind == NLMSG_ERROR).then(|| body.error());
-            each(header(8), kind, answer, body);
-            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        for message in messages(&self.buffer[..length]) {
+            let message = message?;
+            let answer = (message.message_type() == NLMSG_ERROR).then(|| acknowledgement(&message));
+            each(&message, answer);
         }
         Ok(true)
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
+type Acknowledgement = std::result::Result<(), Refusal>;
 
-#[derive(Clone, Copy)]
-struct Body<'a> {
-    flags: u16,
-    bytes: &'a [u8],
-}
-
-impl Body<'_> {
-    fn error(self) -> std::result::Result<(), Refusal> {
-        let errno = ne32(self.bytes).map_or(libc::EPROTO, |e| (e as i32).wrapping_neg());
-        if errno == 0 {
-            return Ok(());
-        }
-        let mut text_at = 4 + HEADER;
-        if self.flags & NLM_F_CAPPED == 0 {
-            let request = self.bytes.get(4..).and_then(ne32).unwrap_or_default() as usize;
-            text_at = 4 + request.next_multiple_of(4);
-        }
-        let words = (self.flags & NLM_F_ACK_TLVS != 0)
-            .then(|| {
-                Attributes::after(self.bytes, text_at)
-                    .get(NLMSGERR_ATTR_MSG)
-                    .map(text)
-            })
-            .flatten();
-        Err(Refusal { errno, text: words })
-    }
-
-    fn done(self) -> std::result::Result<(), Refusal> {
-        match ne32(self.bytes).map_or(0, |e| (e as i32).wrapping_neg()) {
-            errno if errno > 0 => Err(Refusal { errno, text: None }),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn set_netlink_option(fd: BorrowedFd<'_>, option: i32) -> std::io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer is to a live c_int and the length is its size; the descriptor is open.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            SOL_NETLINK,
-            option,
-            std::ptr::from_ref(&on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
+fn acknowledgement(message: &NetlinkBuffer<&[u8]>) -> Acknowledgement {
+    let payload = message.payload();
+    let error = ErrorBuffer::new_checked(payload).map_err(|_| Refusal {
+        errno: libc::EPROTO,
+        text: None,
+    })?;
+    let Some(code) = error.code() else {
+        return Ok(());
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
+    let mut text_at = 4 + HEADER;
+    if message.flags() & NLM_F_CAPPED == 0 {
+        let request = NetlinkBuffer::new_checked(error.payload()).map_or(HEADER, |r| r.length() as usize);
+        text_at = 4 + request.next_multiple_of(4);
+    }
+    let words = (message.flags() & NLM_F_ACK_TLVS != 0)
+        .then(|| Attributes::after(payload, text_at).text(NLMSGERR_ATTR_MSG));
+    Err(Refusal {
+        errno: code.get().wrapping_neg(),
+        text: words.flatten(),
+    })
+}
+
+fn end_of_dump(message: &NetlinkBuffer<&[u8]>) -> Acknowledgement {
+    let code = DoneBuffer::new_checked(message.payload()).map_or(0, |done| done.code());
+    match code.wrapping_neg() {
+        errno if errno > 0 => Err(Refusal { errno, text: None }),
+        _ => Ok(()),
     }
 }

@@ -1,4 +1,7 @@
 //! nftables over netlink: our table's language turned into the kernel's expressions, and read back.
+//!
+//! Written here, for of the sixteen expressions that we use netlink-packet-netfilter has types for six, and
+//! leaves the others (`nat`, `ct`, `fib`, `numgen`, …) to be written as bytes anyway.
 
 mod batch;
 mod expression;

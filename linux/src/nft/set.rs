@@ -402,7 +402,7 @@ pub(super) fn parse_elements(attributes: Attributes<'_>) -> Vec<Dumped> {
 /// Dumped elements as members of a set of this kind; `None` where one can be none that we put in, and so
 /// none that we could take out again.
 pub(super) fn members(kind: SetKind, mut dumped: Vec<Dumped>) -> Option<BTreeSet<Element>> {
-    let address = |key: &[u8]| crate::link::ip(key);
+    let address = |key: &[u8]| crate::netlink::ip(key);
     match kind {
         SetKind::Foreign => None,
         SetKind::Addresses(_) => dumped
@@ -473,7 +473,7 @@ fn vip(dumped: Dumped) -> Option<Element> {
         .find(|p| number(*p) == rest[0])?;
     let port = u16::from_be_bytes([rest[4], rest[5]]);
     Some(Element::Vip(
-        crate::link::ip(address)?,
+        crate::netlink::ip(address)?,
         protocol,
         port,
         dumped.chain?,
