@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -64,8 +65,21 @@ impl Api {
         token::user(&claims, &self.store, audience)
     }
 
+    /// How long a token is still good; `None`: for ever.
+    pub(crate) fn token_lifetime(&self, token: &str) -> Option<Duration> {
+        let now = jiff::Timestamp::now().as_second();
+        let claims = self.signer.check(token, now)?;
+        Some(Duration::from_secs(u64::try_from(claims.exp - now).unwrap_or(0)))
+    }
+
     /// To be called after every write that may take a right from somebody who watches.
     pub(crate) fn rights_changed(&self) {
         self.rights.send_modify(|n| *n += 1);
     }
+}
+
+/// Waits until the server is to end, which may have been said already.
+pub(crate) async fn ended(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone altogether.
+    let _ = shutdown.wait_for(|end| *end).await;
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::{Api, Settings};
+use crate::api::{Api, Settings, ended};
 use crate::auth::rbac::Rbac;
 use crate::auth::token::Signer;
 use crate::auth::{StaticTokens, User, random_token};
@@ -248,11 +248,11 @@ async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, api: Ar
     let mut connections = JoinSet::new();
     loop {
         let slot = tokio::select! {
-            _ = shutdown.changed() => break,
+            () = ended(&mut shutdown) => break,
             slot = slots.clone().acquire_owned() => match slot { Ok(s) => s, Err(_) => break },
         };
         let stream = tokio::select! {
-            _ = shutdown.changed() => break,
+            () = ended(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,

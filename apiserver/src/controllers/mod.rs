@@ -7,7 +7,7 @@ pub(crate) mod namespaces;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::Api;
+use crate::api::{Api, ended};
 use crate::status::ApiResult;
 
 /// How long to wait after a change, so that many changes are handled together.
@@ -45,7 +45,7 @@ pub(crate) async fn run(api: Arc<Api>) {
             }
         };
         tokio::select! {
-            _ = shutdown.changed() => return,
+            () = ended(&mut shutdown) => return,
             changed = writes.changed() => {
                 if changed.is_err() {
                     return;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::list::{ListOptions, select};
-use crate::api::Api;
+use crate::api::{Api, ended};
 use crate::auth::User;
 use crate::auth::rbac::Attributes;
 use crate::catalog::Resource;
@@ -90,6 +90,9 @@ pub(crate) fn watch(
         .filter(|s| *s > 0)
         .map(Duration::from_secs)
         .unwrap_or(DEFAULT_TIMEOUT);
+    // A watch does not outlive the token that it was opened with.
+    let left = watcher.token.as_ref().and_then(|t| api.token_lifetime(t));
+    let timeout = left.map_or(timeout, |left| timeout.min(left));
     let mut pending = pending;
     pending.reverse();
     let session = Session {
@@ -146,6 +149,14 @@ impl Session {
                     return Some(out);
                 }
                 Ok((events, upto)) => {
+                    // Looked at after the events were read: rights that ended before an event are seen.
+                    if self.rights.has_changed().unwrap_or(true) {
+                        self.rights.mark_unchanged();
+                        if !self.still_allowed() {
+                            self.over = true;
+                            return (!out.is_empty()).then_some(out);
+                        }
+                    }
                     for event in &events {
                         self.transition(event, &mut out);
                     }
@@ -175,7 +186,7 @@ impl Session {
                     self.over = true;
                 }
             }
-            _ = self.shutdown.changed() => self.over = true,
+            () = ended(&mut self.shutdown) => self.over = true,
             () = tokio::time::sleep_until(self.deadline) => self.over = true,
             () = tokio::time::sleep_until(self.bookmark), if self.options.bookmarks => {
                 self.bookmark = Instant::now() + BOOKMARKS;
