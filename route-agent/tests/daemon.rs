@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use strait_apiserver::{Config, Server};
-use strait_core::kernel::{ActualState, Element, MAIN_TABLE, RouteKind};
+use strait_core::kernel::{ActualState, Element, MAIN_TABLE, Route, RouteKind};
 use strait_daemon::{CommonArgs, Shutdown};
 use strait_linux::Kernel;
 use strait_linux::link::{Links, VethEnd};
@@ -121,20 +122,7 @@ impl World {
 
     fn start_agent(&mut self) {
         let shutdown = Shutdown::default();
-        let args = Args {
-            common: CommonArgs {
-                kubeconfig: Some(self.kubeconfig()),
-                namespace: "strait-system".to_owned(),
-                state_dir: self.dir.path().join("state"),
-                metrics_listen: None,
-                probe_socket: Some(self.socket()),
-            },
-            node: NodeArgs {
-                node_name: Some("n1".to_owned()),
-                underlay_mtu: UnderlayMtu::Auto,
-            },
-            uninstall: false,
-        };
+        let args = args(&self.dir);
         self.agent = Some((shutdown.clone(), tokio::spawn(serve(args, shutdown))));
     }
 
@@ -193,6 +181,23 @@ impl World {
             assert!(begun.elapsed() < LIMIT, "{why}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+fn args(dir: &TempDir) -> Args {
+    Args {
+        common: CommonArgs {
+            kubeconfig: Some(dir.path().join("kubeconfig")),
+            namespace: "strait-system".to_owned(),
+            state_dir: dir.path().join("state"),
+            metrics_listen: None,
+            probe_socket: Some(dir.path().join("probe.sock")),
+        },
+        node: NodeArgs {
+            node_name: Some("n1".to_owned()),
+            underlay_mtu: UnderlayMtu::Auto,
+        },
+        uninstall: false,
     }
 }
 
@@ -269,17 +274,21 @@ fn joined() -> Vec<Value> {
         member("blue", 1),
         member("green", 2),
         cluster("green.green", "green", 2),
-        object(
-            "strait.dev/v1alpha1",
-            "Gateway",
-            "n2",
-            json!({
-                "metadata": {"namespace": "strait-system"},
-                "spec": {"clusterId": "blue", "node": "n2", "udpPort": 4510, "addresses": {}, "keys": []},
-            }),
-        ),
+        gateway("n2"),
         cluster("blue", "blue", 1),
     ]
+}
+
+fn gateway(node: &str) -> Value {
+    object(
+        "strait.dev/v1alpha1",
+        "Gateway",
+        node,
+        json!({
+            "metadata": {"namespace": "strait-system"},
+            "spec": {"clusterId": "blue", "node": node, "udpPort": 4510, "addresses": {}, "keys": []},
+        }),
+    )
 }
 
 fn import() -> Value {
@@ -523,4 +532,44 @@ fn nothing_changes_while_nothing_is_known() {
         assert_eq!(world.kernel.read().await.unwrap(), held);
         world.stop_agent().await;
     });
+}
+
+#[test]
+fn uninstalling_leaves_the_node_as_it_was() {
+    as_root("uninstalling_leaves_the_node_as_it_was", || {
+        let namespace = Netns::new().unwrap();
+        let policy = "/proc/sys/net/ipv4/fib_multipath_hash_policy";
+        let runtime = namespace.spawn_runtime("world", move || async move {
+            let mut world = World::new().await;
+            std::fs::write(policy, "2").unwrap();
+            world.apply(&joined()).await;
+            world.apply(&[node("n3", 3, true), gateway("n3")]).await;
+            world.start_agent();
+            world
+                .kernel_is("two ways to green", |s| s.routes.iter().any(two_ways))
+                .await;
+            world.becomes_ready().await;
+            assert_eq!(std::fs::read_to_string(policy).unwrap().trim(), "1");
+            world.stop_agent().await;
+            (world.dir, world.kernel)
+        });
+        let (dir, kernel) = runtime.unwrap().join().unwrap().unwrap();
+        let mut args = args(&dir);
+        args.node.node_name = None;
+        args.uninstall = true;
+        let code = namespace.run(|| strait_route_agent::run(args)).unwrap().unwrap();
+        assert_eq!(code, ExitCode::SUCCESS);
+        assert_eq!(kernel.read_now().unwrap(), ActualState::default());
+        let restored = namespace
+            .run(|| std::fs::read_to_string(policy))
+            .unwrap()
+            .unwrap();
+        assert_eq!(restored.trim(), "2");
+        assert!(!dir.path().join("state/route-agent").exists());
+    });
+}
+
+fn two_ways(route: &Route) -> bool {
+    route.destination.to_string() == "10.2.0.0/16"
+        && matches!(&route.kind, RouteKind::Unicast { next_hops, .. } if next_hops.len() == 2)
 }
