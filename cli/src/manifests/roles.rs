@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
 
 use super::{everything, name};
@@ -94,24 +93,4 @@ fn roles_name_what_they_allow_and_are_bound() {
             name(object)
         );
     }
-}
-
-#[test]
-fn members_get_the_same_roles_from_either_broker() {
-    let mut alone = strait_broker::controllers::objects::cluster_roles();
-    for role in &mut alone {
-        role.metadata = ObjectMeta {
-            name: role.metadata.name.take(),
-            ..ObjectMeta::default()
-        };
-    }
-    let written: Vec<ClusterRole> = everything()
-        .into_iter()
-        .filter(|(_, o)| name(o).starts_with("ClusterRole /strait-member"))
-        .map(|(_, o)| serde_json::from_value(o).unwrap())
-        .collect();
-    assert_eq!(
-        written, alone,
-        "deploy/broker/member-roles.yaml and the stand-alone broker"
-    );
 }
