@@ -1,6 +1,7 @@
 //! What a controller manager does for the API itself: garbage collection by owner references, and the
 //! end of namespaces and of definitions.
 
+mod events;
 mod garbage;
 pub(crate) mod namespaces;
 
@@ -33,11 +34,15 @@ pub(crate) async fn collect(api: &Arc<Api>) -> ApiResult<()> {
 /// Works until the server ends.
 pub(crate) async fn run(api: Arc<Api>) {
     let mut shutdown = api.shutdown.subscribe();
-    let mut writes = api.store.writes();
+    let mut writes = api.store.collectable();
     loop {
         // What is written from here on wakes the next round, also what this round writes itself.
         writes.mark_unchanged();
-        let pause = match collect(&api).await {
+        let work = async {
+            collect(&api).await?;
+            events::expire(&api).await
+        };
+        let pause = match work.await {
             Ok(()) => PERIOD,
             Err(e) => {
                 tracing::warn!(error = %e, "collection was interrupted and will be tried again");

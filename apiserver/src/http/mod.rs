@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -28,6 +29,9 @@ use crate::status::{ApiError, ApiResult};
 use query::Query;
 use respond::{error, json_response, text_response};
 use target::{Route, Target};
+
+/// Time for the body of a request.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// A request, as the verbs see it.
 pub(crate) struct Call {
@@ -138,7 +142,11 @@ where
         Route::Resource(t) => t,
     };
     let limit = api.settings.max_body;
-    let bytes = match Limited::new(body, limit).collect().await {
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect());
+    let collected = collected
+        .await
+        .map_err(|_| ApiError::bad_request("the request's body did not come in time"))?;
+    let bytes = match collected {
         Ok(collected) => collected.to_bytes(),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => return Err(ApiError::too_large(limit)),
         Err(e) => {

@@ -122,7 +122,8 @@ struct Resource {
 struct State {
     rv: u64,
     resources: HashMap<Arc<str>, Resource>,
-    written: watch::Sender<u64>,
+    /// Last write that the collector has to look at: a deletion, or an object with owners.
+    collectable: watch::Sender<u64>,
 }
 
 impl State {
@@ -192,7 +193,7 @@ impl Store {
         let mut state = State {
             rv: 1,
             resources: HashMap::new(),
-            written: watch::channel(0).0,
+            collectable: watch::channel(0).0,
         };
         let disk = match location {
             Location::Memory => None,
@@ -315,9 +316,9 @@ impl Store {
         }
     }
 
-    /// Tells of every write.
-    pub(crate) fn writes(&self) -> watch::Receiver<u64> {
-        self.read().written.subscribe()
+    /// Tells of deletions, of objects that are being deleted, and of new objects with owners.
+    pub(crate) fn collectable(&self) -> watch::Receiver<u64> {
+        self.read().collectable.subscribe()
     }
 
     /// Events of a resource after `rv`, at most `max`, and the version up to which they are complete.

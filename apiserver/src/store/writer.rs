@@ -97,7 +97,6 @@ impl Writer {
                 apply(&mut state, &self.window, d);
                 answers.push((answer, object));
             }
-            state.written.send_replace(state.rv);
         }
         for (answer, object) in answers {
             let _ = answer.send(Ok(object));
@@ -187,6 +186,14 @@ fn apply(state: &mut State, window: &Window, done: Done) {
     let Done { key, event } = done;
     let rv = event.rv;
     let object_key = object_key(&key.namespace, &key.name);
+    let owners_changed = !event.object.owners.is_empty()
+        && event
+            .prev
+            .as_ref()
+            .is_none_or(|p| p.owners != event.object.owners);
+    if event.change == Change::Deleted || event.object.deleting || owners_changed {
+        state.collectable.send_replace(rv);
+    }
     let r = state.resource(&key.resource);
     if event.change == Change::Deleted {
         r.objects.remove(&object_key);
