@@ -247,16 +247,21 @@ async fn follow<K: Input>(
         let event = match event {
             Ok(event) => event,
             Err(e) if failing => {
-                tracing::debug!(kind = name, error = %e, "watch still fails");
+                tracing::debug!(kind = name, error = causes(&e), "watch still fails");
                 continue;
             }
             Err(e) => {
                 failing = true;
-                tracing::warn!(kind = name, error = %e, "watch fails; going on with what is known, and trying again");
+                tracing::warn!(
+                    kind = name,
+                    error = causes(&e),
+                    "watch fails; going on with what is known, and trying again"
+                );
                 continue;
             }
         };
-        if failing {
+        // The watcher announces every attempt; only an answer says that it works.
+        if failing && !matches!(event, Event::Init) {
             failing = false;
             tracing::info!(kind = name, "watch works again");
         }
@@ -285,6 +290,18 @@ async fn follow<K: Input>(
             }
         }
     }
+}
+
+/// An error with its causes, outermost first.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source()).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// The object, unless it cannot be understood (a newer version's value, a damaged record): then what was

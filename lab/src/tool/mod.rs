@@ -4,6 +4,7 @@
 
 mod client;
 mod icmp;
+mod noise;
 mod resolve;
 mod serve;
 
@@ -69,6 +70,12 @@ enum Tool {
         #[command(flatten)]
         common: ClientArgs,
     },
+    /// Send datagrams that mean nothing
+    Noise {
+        target: SocketAddr,
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+    },
     /// Ask a DNS server
     Resolve {
         name: String,
@@ -122,6 +129,7 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             let duration = Duration::try_from_secs_f64(duration)?;
             print(&client::send(server, common.source, duration, common.timeout())?)?;
         }
+        Tool::Noise { target, count } => print(&noise::noise(target, count)?)?,
         Tool::Resolve {
             name,
             server,
