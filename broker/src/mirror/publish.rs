@@ -154,11 +154,10 @@ impl Publisher<'_> {
             }
             let remote = Remote {
                 records: parsed(&self.remote, &self.there, &self.dirty),
-                confirmed: std::mem::take(&mut memory.confirmed),
+                confirmed: memory.confirmed.intersection(&self.dirty).cloned().collect(),
             };
             let now = crate::controllers::rfc3339(Timestamp::now());
             let plan = publish(&self.id, &own, &remote, !memory.marked, &now);
-            memory.confirmed = remote.confirmed;
             self.warn(&plan);
             self.apply(&plan).await?;
             let there = parsed(&self.remote, &self.there, &self.dirty);

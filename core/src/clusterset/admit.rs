@@ -1,6 +1,6 @@
 //! The rules of admission on the receiving side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use strait_api::ClusterId;
@@ -66,6 +66,7 @@ pub fn view(records: &Records) -> Clusterset {
             },
         );
     }
+    let absent = absent(&records.members, own.id(), &remotes, &taken);
     refuse_strangers(records, &own, &remotes, &mut refusals);
     for record in &records.gateways {
         admit_gateway(record, &mut remotes, &mut refusals);
@@ -74,8 +75,27 @@ pub fn view(records: &Records) -> Clusterset {
     Clusterset {
         own: Some(own),
         remotes,
+        absent,
         refusals,
     }
+}
+
+fn absent(
+    members: &[MemberSpec],
+    own: &ClusterId,
+    remotes: &BTreeMap<ClusterId, RemoteCluster>,
+    taken: &[(String, IpNet)],
+) -> Vec<IpNet> {
+    let gone = members
+        .iter()
+        .filter(|m| m.cluster_id != *own && !remotes.contains_key(&m.cluster_id));
+    let prefixes = gone
+        .flat_map(|m| m.prefixes.iter().chain(&m.node_blocks))
+        .map(IpNet::trunc);
+    let free: BTreeSet<IpNet> = prefixes
+        .filter(|p| !taken.iter().any(|(_, t)| overlap(t, p)))
+        .collect();
+    free.into_iter().collect()
 }
 
 fn own_cluster(records: &Records) -> Option<OwnCluster> {

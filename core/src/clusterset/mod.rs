@@ -50,6 +50,10 @@ pub struct Clusterset {
     pub own: Option<OwnCluster>,
     /// The other clusters by ID.
     pub remotes: BTreeMap<ClusterId, RemoteCluster>,
+    /// Prefixes of members that left, or are not there yet: nothing is routed to them, and nothing for them
+    /// may follow the default route either, for as long as the member's tombstone is kept.
+    #[serde(default)]
+    pub absent: Vec<IpNet>,
     /// What does not count, and why.
     pub refusals: Vec<Refusal>,
 }

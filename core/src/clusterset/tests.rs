@@ -184,6 +184,20 @@ fn evicted_and_removed_clusters_do_not_count() {
 }
 
 #[test]
+fn prefixes_of_those_who_left_stay_known_until_somebody_else_has_them() {
+    let mut records = two_clusters();
+    records.members[1].removed_at = Some("2026-02-01T00:00:00Z".into());
+    assert_eq!(view(&records).absent, nets(&["10.2.0.0/16", "240.0.16.0/20"]));
+    let mut amber = member("amber", &["10.2.0.0/16"], "240.0.32.0/20", "2026-02-02T00:00:00Z");
+    amber.uid = "uid-amber".into();
+    records.members.push(amber);
+    records
+        .clusters
+        .push(cluster(Some("amber"), "amber", &["10.2.0.0/16"]));
+    assert_eq!(view(&records).absent, nets(&["240.0.16.0/20"]));
+}
+
+#[test]
 fn gateways_keep_only_overlay_addresses_of_their_node_block() {
     let mut records = two_clusters();
     records.gateways[1]

@@ -19,7 +19,7 @@ pub struct Own {
 pub struct Remote {
     /// By kind and name; `None` where it cannot be read.
     pub records: BTreeMap<Key, Option<Spec>>,
-    /// What was seen there before, in this session or the one before it.
+    /// What of the records looked at was seen there before, in this session or the one before it.
     pub confirmed: BTreeSet<Key>,
 }
 
@@ -115,6 +115,11 @@ pub fn publish(id: &ClusterId, own: &Own, remote: &Remote, first: bool, now: &st
             },
         }
     }
+    // What was withdrawn while the broker had lost it leaves no deletion for anybody to see.
+    plan.marker |= remote
+        .confirmed
+        .iter()
+        .any(|key| *key != home && !own.records.contains_key(key) && !remote.records.contains_key(key));
     // Kind's order puts the Cluster last: its marker speaks for what was written before it.
     plan.writes.sort_by(|a, b| a.key().cmp(b.key()));
     plan

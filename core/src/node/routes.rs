@@ -90,6 +90,9 @@ impl Routes<'_> {
         for prefix in of_family(self.family, &topology.remote) {
             self.add_remote(prefix);
         }
+        for prefix in of_family(self.family, &topology.absent) {
+            self.guard(MAIN_TABLE, prefix);
+        }
         for prefix in of_family(self.family, &topology.vips) {
             self.add_vips(prefix);
         }

@@ -21,6 +21,8 @@ pub(super) struct Topology {
     pub(super) others: Vec<Peer>,
     /// All that is routed to other clusters.
     pub(super) remote: BTreeSet<IpNet>,
+    /// What belongs to clusters that are not there: kept from the default route.
+    pub(super) absent: BTreeSet<IpNet>,
     /// Prefixes of this cluster's pods.
     pub(super) pods: BTreeSet<IpNet>,
     /// Prefixes of this cluster's overlay addresses.
@@ -99,7 +101,11 @@ impl Topology {
                 offering.insert(id.clone(), pod_prefixes);
             }
         }
+        let absent = inputs.clusterset.absent.iter().map(IpNet::trunc);
         Ok(Self {
+            absent: absent
+                .filter(|p| in_the_way(p, &node_addresses).is_none())
+                .collect(),
             own,
             others: peers.into_values().collect(),
             remote,

@@ -73,6 +73,7 @@ fn set(remotes: Vec<RemoteCluster>) -> Clusterset {
             .into_iter()
             .map(|remote| (remote.id.clone(), remote))
             .collect(),
+        absent: vec![],
         refusals: vec![],
     }
 }

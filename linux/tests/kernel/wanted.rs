@@ -100,6 +100,7 @@ fn blue(n: u8, services: u8) -> NodeInputs {
                 gateways: [1, 2].map(|g| (format!("node-{g}"), gateway(g))).into(),
             }),
             remotes: BTreeMap::from([("green".parse().unwrap(), green)]),
+            absent: vec![],
             refusals: Vec::new(),
         },
         nodes: (1..=3)

@@ -384,6 +384,7 @@ fn inputs(worker_ip: Pair, gateway_ip: Pair) -> NodeInputs {
                 gateways: BTreeMap::from([("gateway".to_owned(), record)]),
             }),
             remotes: BTreeMap::from([(green.id.clone(), green)]),
+            absent: vec![],
             refusals: Vec::new(),
         },
         nodes: vec![node("gateway", 1, gateway_ip), node("worker", 2, worker_ip)],

@@ -113,6 +113,7 @@ fn blue(stack: Stack, n: u8, gateways: u8) -> NodeInputs {
                 gateways: records.collect(),
             }),
             remotes: BTreeMap::from([(id("green"), remote(stack, "green", 2))]),
+            absent: vec![],
             refusals: Vec::new(),
         },
         nodes: (1..=3).map(|n| node(stack, n, gateways)).collect(),
