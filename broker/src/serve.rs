@@ -305,3 +305,26 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&new, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd as _;
+
+    use super::{inherited, reachable};
+
+    #[test]
+    fn a_socket_is_taken_over_by_its_number() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let copy = TcpListener::from(inherited(socket.as_raw_fd()).unwrap());
+        assert_eq!(copy.local_addr().unwrap(), socket.local_addr().unwrap());
+        assert!(inherited(999_999).is_err());
+    }
+
+    #[test]
+    fn loopback_is_no_address_for_others() {
+        assert_eq!(reachable(&"127.0.0.1:6443".parse().unwrap()), None);
+        let address = "192.0.2.7:6443".parse().unwrap();
+        assert_eq!(reachable(&address), Some(address));
+    }
+}

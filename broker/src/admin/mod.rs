@@ -2,12 +2,15 @@
 
 mod tokens;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::bail;
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use strait_api::names::BROKER_NAMESPACE;
@@ -48,7 +51,8 @@ pub(crate) async fn run(command: BrokerCommand, kubeconfig: Option<&Path>) -> an
                 bail!("{} was not accepted", args.name);
             }
             let id = accept(&client, &request, &args).await?;
-            eprintln!("Accepted: {id} becomes a member.");
+            admitted(&client, &args.name).await?;
+            eprintln!("Accepted: {id} is a member.");
             Ok(())
         }
         BrokerCommand::Reject(args) => Ok(reject(&client, &args).await?),
@@ -130,10 +134,12 @@ async fn print_members(client: &Client, args: ListArgs) -> anyhow::Result<()> {
         .list(&Default::default())
         .await
         .map_err(BrokerError::api("listing members"))?;
+    let heard = heard(client).await?;
     let rows: Vec<Vec<String>> = list
         .items
         .iter()
         .map(|m| {
+            let last = heard.get(&m.spec.cluster_id.member_namespace());
             vec![
                 m.spec.cluster_id.to_string(),
                 format!("{:?}", m.spec.state),
@@ -141,6 +147,7 @@ async fn print_members(client: &Client, args: ListArgs) -> anyhow::Result<()> {
                 output::list(&m.spec.node_blocks),
                 output::list(&m.spec.export_namespaces),
                 m.spec.admitted_at.clone(),
+                last.cloned().unwrap_or_else(|| "-".to_owned()),
             ]
         })
         .collect();
@@ -154,6 +161,7 @@ async fn print_members(client: &Client, args: ListArgs) -> anyhow::Result<()> {
             "NODE BLOCKS",
             "EXPORTS FROM",
             "ADMITTED",
+            "LAST SEEN",
         ],
         &rows,
     )
@@ -239,6 +247,49 @@ pub async fn accept(
         .await
         .map_err(BrokerError::api(format!("accepting {name}")))?;
     Ok(claim.cluster_id.clone())
+}
+
+/// Waits until the controllers have made the accepted cluster a member.
+async fn admitted(client: &Client, name: &str) -> Result<(), BrokerError> {
+    let end = tokio::time::Instant::now() + Duration::from_secs(15);
+    loop {
+        let request = get(client, name).await?;
+        let conditions = request.status.iter().flat_map(|s| &s.conditions);
+        let current = conditions.filter(|c| c.observed_generation == request.metadata.generation);
+        let unfit = current
+            .filter(|c| c.type_ == "Valid")
+            .find(|c| c.status == "False");
+        match state(&request) {
+            "Accepted" => return Ok(()),
+            _ if unfit.is_some() => {
+                let why = unfit.map(|c| c.message.clone()).unwrap_or_default();
+                let message = format!("{name} is accepted, but cannot become a member yet: {why}");
+                return Err(BrokerError::State(message));
+            }
+            _ if tokio::time::Instant::now() > end => {
+                let message = format!(
+                    "{name} is accepted, but the broker's controllers have not answered for 15 s; see that `strait broker` runs"
+                );
+                return Err(BrokerError::State(message));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// When each member's agent was heard of last, by namespace.
+async fn heard(client: &Client) -> Result<BTreeMap<String, String>, BrokerError> {
+    let leases: Api<Lease> = Api::all(client.clone());
+    let params = ListParams::default().labels(controllers::objects::LABEL_MEMBER);
+    let list = leases
+        .list(&params)
+        .await
+        .map_err(BrokerError::api("listing the members' leases"))?;
+    let last = |lease: Lease| {
+        let at = lease.spec?.renew_time?.0;
+        Some((lease.metadata.namespace?, rfc3339(at)))
+    };
+    Ok(list.items.into_iter().filter_map(last).collect())
 }
 
 /// Refuses a request.

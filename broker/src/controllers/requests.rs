@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -17,6 +17,8 @@ use crate::error::BrokerError;
 
 /// How long an ended request stays to be looked at.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long an accepted joiner may make its credential, at least; after that, until its cluster shows up.
+const WAY_IN: Duration = Duration::from_secs(600);
 
 /// Brings one request on. Says when it is due again by itself.
 pub(super) async fn reconcile(
@@ -54,8 +56,17 @@ pub(super) async fn reconcile(
         close(client, closed, name, member).await?;
         return Ok(Some(left));
     }
-    if member.is_some() {
-        return Ok(Some(left));
+    if let Some(id) = member {
+        // Once the member is there, its token is of no use but to a thief.
+        let since = before.conditions.iter().find(|c| c.type_ == "Accepted");
+        let since = since.and_then(|c| c.last_transition_time.parse::<Timestamp>().ok());
+        let ends = since.unwrap_or(now) + SignedDuration::try_from(WAY_IN).unwrap_or_default();
+        let open = Duration::try_from(ends.duration_since(now)).unwrap_or_default();
+        if open.is_zero() && fleet.clusters.contains_key(id) {
+            close(client, closed, name, Some(id)).await?;
+            return Ok(Some(left));
+        }
+        return Ok(Some(left.min(open.max(Duration::from_secs(60)))));
     }
     let Some(claim) = &request.spec.claim else {
         return Ok(Some(left));
@@ -132,7 +143,7 @@ async fn expired(
 ) -> Result<Option<Duration>, BrokerError> {
     let member = before.acceptance.as_ref().map(|a| a.claim.cluster_id.clone());
     close(client, closed, name, member.as_ref()).await?;
-    let kept = expires + jiff::SignedDuration::try_from(KEPT).unwrap_or_default();
+    let kept = expires + SignedDuration::try_from(KEPT).unwrap_or_default();
     if now >= kept {
         let requests: Api<JoinRequest> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
         objects::remove(&requests, name).await?;

@@ -32,6 +32,9 @@ use crate::token::JoinToken;
 
 pub use discover::{Ranges, discover};
 
+/// A renewal credential that lasts less than this (in seconds: 90 days) is worth a word.
+const SHORT_CREDENTIAL: i64 = 90 * 24 * 3600;
+
 /// What a cluster says of itself when it joins.
 #[derive(Debug, Clone)]
 pub struct JoinOptions {
@@ -192,6 +195,12 @@ pub async fn join(
     progress(Progress::Accepted);
 
     let (renewal, until) = renewal_credential(&joiner, id).await?;
+    if until.as_second() - jiff::Timestamp::now().as_second() < SHORT_CREDENTIAL {
+        progress(Progress::Note(format!(
+            "the broker's API server limits the renewal credential to {until} (see its --service-account-max-token-expiration); join again before then"
+        )));
+    }
+    let until = until.to_string();
     let membership = Membership {
         cluster: id.clone(),
         place,
@@ -392,12 +401,15 @@ impl Request<'_> {
     }
 }
 
-async fn renewal_credential(joiner: &Client, id: &ClusterId) -> Result<(String, String), BrokerError> {
+async fn renewal_credential(
+    joiner: &Client,
+    id: &ClusterId,
+) -> Result<(String, jiff::Timestamp), BrokerError> {
     let namespace = id.member_namespace();
     let mut pause = Duration::from_millis(100);
     loop {
         match mint(joiner, &namespace, RENEW_ACCOUNT, RENEWAL_TOKEN).await {
-            Ok((token, until)) => return Ok((token, until.to_string())),
+            Ok(made) => return Ok(made),
             // An API server learns of new bindings a moment after they are written.
             Err(e) if e.code() == Some(403) && pause < Duration::from_secs(8) => {
                 tokio::time::sleep(pause).await;

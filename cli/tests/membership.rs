@@ -1,0 +1,201 @@
+//! Becoming a member by the commands that people type: a broker, a token, join, accept, an agent, evict.
+//! The cluster that joins is the broker's own, as it may be.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where there is none")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody left to tell either way.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn strait(kubeconfig: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+    command.args(args).env_clear().env("KUBECONFIG", kubeconfig);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn ran(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(said) => assert!(Instant::now() < end, "{what}: {said}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("broker");
+    let kubeconfig = data.join("admin.kubeconfig");
+    let mut command = strait(
+        &kubeconfig,
+        &["broker", "--standalone", "--listen", "127.0.0.1:0", "--data-dir"],
+    );
+    let mut broker = Process(command.arg(&data).spawn().unwrap());
+    // It says on its log when it serves; the rest of the log must not fill the pipe.
+    let mut log = BufReader::new(broker.0.stderr.take().unwrap()).lines();
+    let serves = log
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("the broker serves"));
+    assert!(serves.is_some(), "the broker ended");
+    std::thread::spawn(move || log.for_each(drop));
+    let run = |args: &[&str]| strait(&kubeconfig, args).output().unwrap();
+
+    // Nothing but the token goes to standard output.
+    let token = ran(&run(&["broker", "token", "create", "--ttl", "1h"]));
+    assert_eq!(token.lines().count(), 1, "{token}");
+    let listed = ran(&run(&["broker", "token", "list"]));
+    let request = listed
+        .split_whitespace()
+        .find(|w| w.starts_with("join-"))
+        .unwrap()
+        .to_owned();
+    assert!(!listed.contains(token.trim()));
+
+    let mut joining = strait(
+        &kubeconfig,
+        &[
+            "join",
+            "--cluster-id",
+            "hub",
+            "--pod-cidr",
+            "10.9.0.0/16",
+            "--output",
+            "json",
+        ],
+    );
+    let mut joining = joining.stdin(Stdio::piped()).spawn().unwrap();
+    joining.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let mut said = BufReader::new(joining.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let line = said.find(|line| line.contains("fingerprint")).unwrap();
+    let fingerprint = line.split_whitespace().last().unwrap().to_owned();
+
+    let other = run(&["broker", "accept", &request, "--fingerprint", "SHA256:other"]);
+    assert!(
+        !other.status.success() && text(&other.stderr).contains(&fingerprint),
+        "{other:?}"
+    );
+    let nobody = run(&["broker", "accept", &request]);
+    assert!(
+        text(&nobody.stderr).contains("--fingerprint"),
+        "without a terminal nobody can be asked: {nobody:?}"
+    );
+    ran(&run(&[
+        "broker",
+        "accept",
+        &request,
+        "--fingerprint",
+        &fingerprint,
+    ]));
+    let joined = joining.wait_with_output().unwrap();
+    let joined: serde_json::Value = serde_json::from_str(&ran(&joined)).unwrap();
+    assert_eq!(joined["ok"], true);
+    assert_eq!(
+        (&joined["clusterId"], &joined["nodeBlocks"][0]),
+        (&"hub".into(), &"240.0.0.0/20".into())
+    );
+
+    // With its agent it is heard of.
+    let mut agent = strait(&kubeconfig, &["agent", "--state-dir"]);
+    let agent = agent
+        .arg(folder.path().join("agent"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let _agent = Process(agent.spawn().unwrap());
+    let member = until("the member is seen", || {
+        let members = ran(&run(&["broker", "members"]));
+        let line = members
+            .lines()
+            .find(|l| l.starts_with("hub"))
+            .ok_or(members.clone())?;
+        // The last column: when its agent was heard of.
+        if line.trim_end().ends_with('Z') {
+            Ok(line.to_owned())
+        } else {
+            Err(line.to_owned())
+        }
+    });
+    assert!(
+        member.contains("Active") && member.contains("10.9.0.0/16"),
+        "{member}"
+    );
+
+    ran(&run(&["broker", "evict", "hub"]));
+    let members = ran(&run(&["broker", "members", "--output", "json"]));
+    let members: serde_json::Value = serde_json::from_str(&members).unwrap();
+    assert_eq!(members[0]["spec"]["state"], "Evicted");
+    let gone = run(&["broker", "evict", "nobody"]);
+    assert!(
+        text(&gone.stderr).contains("there is no member nobody"),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let nowhere = Path::new("/nonexistent/kubeconfig");
+    for args in [&["broker", "members"][..], &["leave"][..], &["broker"][..]] {
+        let output = strait(nowhere, args).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("/nonexistent/kubeconfig"),
+            "{args:?}: {said}"
+        );
+    }
+    let output = strait(nowhere, &["join", "--cluster-id", "blue"])
+        .output()
+        .unwrap();
+    assert!(
+        text(&output.stderr).contains("no join token: it is empty"),
+        "{output:?}"
+    );
+    let output = strait(nowhere, &["join", "--cluster-id", "Not_An_ID"])
+        .output()
+        .unwrap();
+    assert!(text(&output.stderr).contains("is no cluster ID"), "{output:?}");
+    let output = strait(
+        nowhere,
+        &[
+            "join",
+            "--cluster-id",
+            "blue",
+            "--token-file",
+            "/nonexistent/token",
+        ],
+    )
+    .output()
+    .unwrap();
+    assert!(text(&output.stderr).contains("/nonexistent/token"), "{output:?}");
+}
