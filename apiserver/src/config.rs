@@ -41,7 +41,6 @@ impl Default for Version {
 }
 
 /// Settings of a server.
-#[derive(Debug)]
 pub struct Config {
     /// Where the server keeps its objects.
     pub data: Data,
@@ -70,6 +69,19 @@ pub struct Config {
     pub window: Window,
     /// Largest body of a request, in bytes.
     pub max_body: usize,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the tokens.
+        f.debug_struct("Config")
+            .field("data", &self.data)
+            .field("listeners", &self.listeners)
+            .field("tls", &self.tls)
+            .field("service_cidrs", &self.service_cidrs)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Config {

@@ -35,13 +35,21 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A running server. It stops when [`Server::shutdown`] is called, or is cut when it is dropped.
-#[derive(Debug)]
 pub struct Server {
     api: Arc<Api>,
     addrs: Vec<SocketAddr>,
     ca_pem: String,
     admin_token: String,
     tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the token.
+        f.debug_struct("Server")
+            .field("addrs", &self.addrs)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Server {

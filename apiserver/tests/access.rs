@@ -363,8 +363,15 @@ async fn the_data_directory_keeps_its_secrets_and_its_certificates() {
         .as_str()
         .unwrap()
         .to_owned();
+    assert!(!format!("{server:?}").contains(&token), "tokens do not show");
     server.shutdown().await;
-    for secret in ["admin.token", "ca.key", "server.key", "serviceaccount.key"] {
+    for secret in [
+        "admin.token",
+        "ca.key",
+        "server.key",
+        "serviceaccount.key",
+        "store.redb",
+    ] {
         let mode = std::fs::metadata(data.join(secret)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{secret} is its owner's alone");
     }

@@ -163,32 +163,41 @@ async fn kubectl_does_what_operators_type() {
         );
         all.extend(last);
     }
+    // Each has a server of its own, so that they do not wait for each other.
+    let mut tries = tokio::task::JoinSet::new();
     for kubectl in all {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in FILES {
-            std::fs::write(dir.path().join(name), text).unwrap();
-        }
-        let mut config = Config::new(Data::Directory(dir.path().join("data")));
-        config
-            .listeners
-            .push(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        config.service_cidrs.push("10.96.0.0/16".parse().unwrap());
-        let server = Server::start(config).await.unwrap();
-        let url = format!("https://{}", server.addr().unwrap());
-        std::fs::write(dir.path().join("kubeconfig"), server.admin_kubeconfig(&url)).unwrap();
-        for (line, want) in STEPS {
-            let (k, d) = (kubectl.clone(), dir.path().to_owned());
-            let output = tokio::task::spawn_blocking(move || run(&k, &d, line))
-                .await
-                .unwrap();
-            let matches = Regex::new(&format!("(?m){want}")).unwrap().is_match(&output);
-            assert!(
-                matches,
-                "{} {line}: {output:?} should match {want:?}",
-                kubectl.display()
-            );
-        }
-        println!("{}: {} commands", kubectl.display(), STEPS.len());
-        server.shutdown().await;
+        tries.spawn(all_steps(kubectl));
     }
+    while let Some(done) = tries.join_next().await {
+        done.unwrap();
+    }
+}
+
+async fn all_steps(kubectl: PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in FILES {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let mut config = Config::new(Data::Directory(dir.path().join("data")));
+    config
+        .listeners
+        .push(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    config.service_cidrs.push("10.96.0.0/16".parse().unwrap());
+    let server = Server::start(config).await.unwrap();
+    let url = format!("https://{}", server.addr().unwrap());
+    std::fs::write(dir.path().join("kubeconfig"), server.admin_kubeconfig(&url)).unwrap();
+    for (line, want) in STEPS {
+        let (k, d) = (kubectl.clone(), dir.path().to_owned());
+        let output = tokio::task::spawn_blocking(move || run(&k, &d, line))
+            .await
+            .unwrap();
+        let matches = Regex::new(&format!("(?m){want}")).unwrap().is_match(&output);
+        assert!(
+            matches,
+            "{} {line}: {output:?} should match {want:?}",
+            kubectl.display()
+        );
+    }
+    println!("{}: {} commands", kubectl.display(), STEPS.len());
+    server.shutdown().await;
 }

@@ -8,7 +8,7 @@ use crate::schema;
 use crate::status::{ApiError, ApiResult};
 
 /// A body, as it came.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Body {
     /// Content-Type, without parameters.
     pub(crate) media_type: String,

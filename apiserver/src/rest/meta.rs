@@ -11,19 +11,15 @@ const MAX_ANNOTATIONS: usize = 256 << 10;
 
 /// The metadata of an object, which becomes one if it is none.
 pub(crate) fn of(object: &mut Value) -> &mut Map<String, Value> {
-    if !object.is_object() {
-        *object = Value::Object(Map::new());
+    map_of(map_of(object).entry("metadata").or_insert(Value::Null))
+}
+
+fn map_of(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
     }
-    let map = match object {
+    match value {
         Value::Object(map) => map,
-        _ => unreachable!("made an object above"),
-    };
-    let meta = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-    if !meta.is_object() {
-        *meta = Value::Object(Map::new());
-    }
-    match meta {
-        Value::Object(meta) => meta,
         _ => unreachable!("made an object above"),
     }
 }

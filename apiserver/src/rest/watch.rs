@@ -27,7 +27,7 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Who watches; looked at again when rights change.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Watcher {
     /// The user.
     pub(crate) user: User,

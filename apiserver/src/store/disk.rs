@@ -1,5 +1,6 @@
 //! The file under the store: redb, one table of objects and one of facts about the store itself.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -49,9 +50,18 @@ impl Disk {
 
     fn database(&mut self) -> Result<&Database, String> {
         if self.db.is_none() {
+            // It holds Secrets: its owner's alone.
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&self.path)
+                .map_err(|e| say(&self.path, "opened", e))?;
             let db = Database::builder()
                 .set_cache_size(CACHE_BYTES)
-                .create(&self.path)
+                .create_file(file)
                 .map_err(|e| say(&self.path, "opened", e))?;
             self.db = Some(db);
         }
