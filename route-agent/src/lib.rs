@@ -1,7 +1,7 @@
 //! `strait route-agent`: keeps one node's kernel as `strait_core::node` wants it.
 //!
-//! This crate owns the loop round that decision: [`watches`](objects) into plain inputs, read the kernel,
-//! plan, apply, report. It must not decide what a node should hold (that is `core`) nor speak netlink (that
+//! This crate owns the loop round that decision: watched objects into plain inputs, read the kernel, plan,
+//! apply, report. It must not decide what a node should hold (that is `core`) nor speak netlink (that
 //! is `linux`). `strait plan` is the same without the last step. Read `agent` first.
 
 mod agent;

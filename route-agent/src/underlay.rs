@@ -20,6 +20,7 @@ pub(crate) fn mtu(flag: UnderlayMtu, address: Option<IpAddr>) -> anyhow::Result<
     };
     let links = Links::open().context("this node's links cannot be read")?;
     for link in links.list().context("this node's links cannot be read")? {
+        // A link that cannot be asked has just vanished, so it holds nothing.
         let addresses = links.addresses(&link.name).unwrap_or_default();
         if addresses.iter().any(|a| a.addr() == address) {
             return Ok(link.mtu);

@@ -228,6 +228,7 @@ fn without_a_tunnel_nothing_leaks() {
             }
             assert_eq!(net.leaked(), 0, "{when}");
         };
+        net.prove_counting();
         net.close_tunnel();
         unreachable(&net, "the gateway process has just died");
         net.reconcile();

@@ -11,6 +11,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use strait_core::clusterset::{Clusterset, OwnCluster, RemoteCluster};
@@ -21,6 +22,8 @@ use strait_linux::link::{Links, PROTOCOL_STATIC, VethEnd};
 use strait_linux::netns::Netns;
 use strait_linux::tun::{Tun, TunOptions};
 use tempfile::TempDir;
+
+use crate::talk::send_udp;
 
 /// Balanced to the far pod.
 pub(crate) const VIP_REMOTE: [&str; 2] = ["243.0.0.1", "fd53:7472:7600::1"];
@@ -194,9 +197,27 @@ impl Net {
         self.inputs.clusterset.own.as_mut().unwrap().gateways.clear();
     }
 
-    /// Packets that left by a default route since the network stands.
+    /// Packets that left by a default route since the network stands, or since the counting was proved.
     pub(crate) fn leaked(&self) -> u64 {
         self.received_outside() - self.leak_baseline
+    }
+
+    /// A packet that does leave is counted, in either family.
+    pub(crate) fn prove_counting(&mut self) {
+        for stranger in pair("203.0.113.9", "2001:db8:99::9") {
+            self.leak_baseline = self.received_outside();
+            let any = if stranger.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+            send_udp(&self.worker, any, stranger, 9);
+            let begun = Instant::now();
+            while self.leaked() == 0 {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(10),
+                    "{stranger} was not seen outside"
+                );
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        self.leak_baseline = self.received_outside();
     }
 
     /// Only IP packets for hosts beyond count, so neither ARP nor neighbour discovery does.
@@ -239,7 +260,10 @@ impl Tunnel {
                 offload: false,
                 nonblocking: true,
             };
-            let tun = namespace.run(|| Tun::open(&options)).unwrap().unwrap();
+            let tun = namespace
+                .run(|| Tun::open(&options))
+                .unwrap()
+                .unwrap_or_else(|e| panic!("{e}"));
             move || File::from(tun.as_fd().try_clone_to_owned().unwrap())
         };
         let (near, far) = (open(near), open(far));
