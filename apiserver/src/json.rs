@@ -162,3 +162,24 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Value::Object(out))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_stand_twice_are_named() {
+        let (value, twice) = parse(br#"{"a": {"b": 1, "b": 2}, "c": [{"d": 1, "d": 1}]}"#).unwrap();
+        assert_eq!(value["a"]["b"], 2, "the last one counts");
+        assert_eq!(twice, ["a.b", "c[0].d"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reads_what_serde_json_reads(text in "[\\[\\]{}:,\"a-c0-9. etrufalsn-]{0,40}") {
+            let theirs = serde_json::from_str::<Value>(&text).ok();
+            let ours = parse(text.as_bytes()).ok().map(|(v, _)| v);
+            proptest::prop_assert_eq!(ours, theirs);
+        }
+    }
+}

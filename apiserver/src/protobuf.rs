@@ -356,4 +356,14 @@ mod tests {
         cut.truncate(cut.len() - 1);
         assert!(parse(&cut).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = parse(&bytes);
+            let mut raw = envelope("v1", "Pod", Writer::default());
+            raw.extend(&bytes);
+            let _ = parse(&raw);
+        }
+    }
 }

@@ -267,4 +267,13 @@ mod tests {
             assert!(LabelSelector::parse(text).is_err(), "{text} should be refused");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_answered(text in "[a-c=!<>(), ./\n]{0,24}") {
+            if let Ok(selector) = LabelSelector::parse(&text) {
+                let _ = selector.matches(&labels(&[("a", "b")]));
+            }
+        }
+    }
 }
