@@ -186,7 +186,8 @@ impl Gateway {
             self.apply(tunnels(&set, &node));
         }
         self.desired.send_modify(|desired| {
-            if spec.is_some() {
+            // Without its node the record stays as it is; a cluster that has left says nothing any more.
+            if unjoined || spec.is_some() {
                 desired.spec = spec;
             }
         });
