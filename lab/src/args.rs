@@ -35,9 +35,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Run a command on a node or in a pod
+    /// Run a command on a node, in a pod or in a daemon's container
     Exec {
-        /// CLUSTER/NODE, CLUSTER/POD, or `router`
+        /// CLUSTER/NODE, CLUSTER/POD, CLUSTER/NODE/DAEMON, or `router`
         place: String,
         /// The command
         #[arg(last = true, required = true)]

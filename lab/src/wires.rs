@@ -116,6 +116,16 @@ pub(crate) fn build_node(router: &Netns, cluster: &Cluster, node: &Node) -> Resu
             PROTOCOL_STATIC,
         )?;
     }
+    for own in &node.pod_cidrs {
+        // A pod that is gone is unreachable, not the router's business.
+        let gone = Route {
+            table: MAIN_TABLE,
+            destination: *own,
+            metric: METRIC,
+            kind: RouteKind::Unreachable,
+        };
+        links.set_route(&gone, PROTOCOL_STATIC)?;
+    }
     for other in cluster.nodes.iter().filter(|n| n.name != node.name) {
         for (cidr, address) in other.pod_cidrs.iter().zip(&other.addresses) {
             links.set_route(&route(*cidr, ETH0, Some(address.addr())), PROTOCOL_STATIC)?;

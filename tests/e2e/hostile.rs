@@ -7,6 +7,7 @@ use strait_api::names::NAMESPACE;
 use strait_api::records::{Cluster, Gateway};
 
 use crate::lab::{Lab, PORT, ensure, eventually, of_family};
+use crate::traffic::overlay_addresses;
 
 /// Green claims a prefix of blue's node network and of nobody: it gets neither, is told so on the record,
 /// and the rest of green goes on.
@@ -82,4 +83,30 @@ fn random_datagrams_at_the_tunnel_port_change_nothing() {
             .count(),
         0
     );
+}
+
+/// What listens on a node is not for the pods of other clusters, not even under the node's overlay address.
+#[test]
+fn nothing_that_listens_on_a_node_answers_the_other_cluster() {
+    /// Where the route agent serves its metrics, on all addresses of its node.
+    const METRICS: u16 = 4514;
+    let lab = Lab::up(&[]);
+    lab.namespace(&["blue", "green"], "demo");
+    let server = of_family(&lab.serve("blue/worker-1", "web-1", "demo", "web"), false);
+    lab.idle("green/worker-1", "client");
+    eventually("the path", || {
+        lab.get("green/client", SocketAddr::new(server, PORT))
+    });
+    let ask = |place: &str, node: SocketAddr| -> Result<serde_json::Value, String> {
+        lab.tool(place, &["get", &node.to_string(), "--timeout", "1"])
+    };
+    for address in overlay_addresses(&lab, "blue", "worker-1") {
+        let node = SocketAddr::new(address, METRICS);
+        ask("blue/worker-1", node).unwrap_or_else(|e| panic!("nothing listens there: {e}"));
+        let answer = ask("green/client", node);
+        assert!(
+            answer.is_err(),
+            "a pod of green got through to {node}: {answer:?}"
+        );
+    }
 }

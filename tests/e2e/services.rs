@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
+use serde_json::json;
 use strait_api::mcs::{ServiceExport, ServiceImport};
 
 use crate::lab::{Lab, ensure, eventually, of_family};
@@ -83,6 +84,11 @@ fn an_export_and_its_endpoints_travel_and_an_unexport_too() {
         };
         ensure(in_a_row == 20, || "web-1 still answers".to_owned())
     });
+    assert_eq!(
+        lab.leaks(),
+        json!([]),
+        "packets for a pod that is gone end where it was"
+    );
 
     // The VIP is kept while the import lives, also across a restart of the agent.
     lab.delete::<ServiceExport>("blue", "demo", "web");

@@ -99,7 +99,7 @@ fn reaches(lab: &Lab, what: &str, place: &str, server: SocketAddr, app: &str, so
 }
 
 /// A node's own clients appear under its overlay address.
-fn overlay_addresses(lab: &Lab, cluster: &str, node: &str) -> Vec<IpAddr> {
+pub(crate) fn overlay_addresses(lab: &Lab, cluster: &str, node: &str) -> Vec<IpAddr> {
     let api: Api<Node> = Api::all(lab.client(cluster));
     eventually("overlay addresses of the nodes", || {
         let object = lab.wait(api.get(node)).map_err(|e| e.to_string())?;
