@@ -14,6 +14,7 @@ use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, MemberState};
 use strait_broker::leave::leave;
+use tempfile::TempDir;
 
 /// Two members with agents.
 async fn fleet(broker: &Broker) -> (Home, Home) {
@@ -245,6 +246,62 @@ async fn a_deletion_that_nobody_saw_is_found_out_by_the_owners_marker() {
     blue.stop().await;
     green.stop().await;
     broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restored_backup_the_owners_word_counts_not_the_backups() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&data, None).await;
+    let address = broker.address;
+    let (blue, green) = fleet(&broker).await;
+    blue.export("early", "10.1.0.6").await;
+    green.copies(&["blue.blue", "blue.early.demo"]).await;
+    broker.stop().await;
+    let backup = tempfile::tempdir().unwrap();
+    copy(&data, &backup);
+    let broker = Broker::start(&data, Some(address)).await;
+    blue.export("kept", "10.1.0.7").await;
+    blue.export("ended", "10.1.0.8").await;
+    green
+        .copies(&[
+            "blue.blue",
+            "blue.early.demo",
+            "blue.ended.demo",
+            "blue.kept.demo",
+        ])
+        .await;
+
+    // While the broker is away it loses two exports, and the owner ends one that it lost and one that it has.
+    broker.stop().await;
+    assert_eq!(blue.connected("False").await, "Unreachable");
+    for name in ["ended.demo", "early.demo"] {
+        blue.services()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+    let broker = Broker::start(&backup, Some(address)).await;
+    until("what the owner still exports", || async {
+        let have = green.copies_now().await;
+        assert!(have.contains(&"blue.kept.demo".to_owned()), "lost: {have:?}");
+        if have == ["blue.blue", "blue.kept.demo"] {
+            Ok(())
+        } else {
+            Err(format!("{have:?}"))
+        }
+    })
+    .await;
+    blue.stop().await;
+    green.stop().await;
+    broker.stop().await;
+}
+
+/// Copies the files of one folder into another.
+fn copy(from: &TempDir, to: &TempDir) {
+    for entry in std::fs::read_dir(from.path()).unwrap() {
+        let file = entry.unwrap();
+        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

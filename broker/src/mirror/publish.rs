@@ -42,6 +42,8 @@ struct Publisher<'a> {
     remote: BTreeMap<Kind, Index>,
     /// Records to look at.
     dirty: BTreeSet<Key>,
+    /// Whether to look at all, also at what is known only to have been on the broker once.
+    all: bool,
     warned: BTreeSet<(Key, String)>,
 }
 
@@ -78,6 +80,7 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str, memory: &m
         own: empty(),
         remote: empty(),
         dirty: BTreeSet::new(),
+        all: true,
         warned: BTreeSet::new(),
     };
     let mut retry = Retry::default();
@@ -86,7 +89,7 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str, memory: &m
             batch = next(&mut events) => for (side, event) in batch {
                 publisher.feed(side, event);
             },
-            () = retry.due() => publisher.look_at_all(),
+            () = retry.due() => publisher.all = true,
         }
         let mut indexes = publisher.own.values().chain(publisher.remote.values());
         if !indexes.all(Index::is_complete) {
@@ -127,20 +130,20 @@ impl Publisher<'_> {
             Fed::Changed((_, name)) | Fed::Deleted((_, name)) => {
                 self.dirty.insert(Key::new(kind, name));
             }
-            Fed::Listed => self.look_at_all(),
-        }
-    }
-
-    fn look_at_all(&mut self) {
-        for (kind, index) in self.own.iter().chain(&self.remote) {
-            self.dirty
-                .extend(index.iter().map(|((_, name), _)| Key::new(*kind, name.as_str())));
+            Fed::Listed => self.all = true,
         }
     }
 
     /// Plans and writes until there is nothing to write.
     async fn round(&mut self, memory: &mut Memory) -> Result<(), BrokerError> {
         let home = Key::new(Kind::Cluster, self.id.as_str());
+        if std::mem::take(&mut self.all) {
+            for (kind, index) in self.own.iter().chain(&self.remote) {
+                let keys = index.iter().map(|((_, name), _)| Key::new(*kind, name.as_str()));
+                self.dirty.extend(keys);
+            }
+            self.dirty.extend(memory.confirmed.iter().cloned());
+        }
         loop {
             // The own Cluster is always in the plan: without it nothing is published.
             self.dirty.insert(home.clone());
