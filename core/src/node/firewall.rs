@@ -91,6 +91,18 @@ fn to(family: AddressFamily, set: &str) -> Match {
     Match::InSet(Key::Destination(family), set_name(set, family))
 }
 
+/// Overlay packets come from nodes, never by way of one: a masquerade on the way would give a pod's
+/// forgery a node's address.
+fn forged(family: AddressFamily) -> Rule {
+    let matches = [
+        Match::Family(family),
+        Match::Protocol(Protocol::Udp),
+        Match::DestinationPort(OVERLAY_PORT),
+        to(family, NODES),
+    ];
+    rule(matches, drop())
+}
+
 fn not_from(family: AddressFamily, set: &str) -> Match {
     Match::NotInSet(Key::Source(family), set_name(set, family))
 }
@@ -228,6 +240,7 @@ impl Firewall<'_> {
 
     fn forward(&self) -> Chain {
         let mut rules = self.unbalanced();
+        rules.extend(FAMILIES.into_iter().map(forged));
         for family in FAMILIES {
             let headers = match family {
                 AddressFamily::V4 => 40,

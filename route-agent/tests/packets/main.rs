@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use net::{Net, VIP_OWN, VIP_REMOTE, VIP_SILENT};
 use strait_linux::testing::{Firewall, as_root};
-use talk::{Server, ask_tcp, ask_udp, assert_silent, bulk, connect, send_udp};
+use talk::{Server, ask_tcp, ask_udp, assert_silent, bulk, connect, overlay_packet, send, send_udp};
 
 /// Index 0: IPv4, index 1: IPv6.
 const FAMILIES: [usize; 2] = [0, 1];
@@ -208,6 +208,43 @@ fn a_foreign_source_does_not_leave_a_tunnel() {
             assert!(ask_udp(&net.far, Some(net.far_pod[f]), net.worker_pod_ip[f], 8080).is_ok());
             assert_eq!(server.seen(), [net.far_pod[f]]);
         }
+    });
+}
+
+/// The masquerade of the network plug-in would give what a pod sends to a node the address of the pod's
+/// own node, which may speak on the overlay.
+#[test]
+fn a_pod_forges_no_packets_of_the_overlay() {
+    as_root("a_pod_forges_no_packets_of_the_overlay", || {
+        let net = Net::new();
+        let masquerading = Firewall {
+            namespace: &net.worker,
+            table: "masquerading",
+        };
+        masquerading.masquerade().unwrap();
+        let [IpAddr::V4(victim), _] = net.gateway_pod_ip else {
+            panic!("index 0 is IPv4")
+        };
+        let [IpAddr::V4(far), _] = net.far_pod else {
+            panic!("index 0 is IPv4")
+        };
+        let [IpAddr::V4(gateway), _] = net.gateway_overlay else {
+            panic!("index 0 is IPv4")
+        };
+        let server = Server::udp(&net.gateway_pod, victim.into(), 8080);
+        let packet = overlay_packet(gateway, far, victim, 8080);
+        send(&net.worker_pod, net.gateway_ip[0], 4511, &packet);
+        assert!(ask_udp(&net.far, Some(far.into()), victim.into(), 8080).is_ok());
+        assert_eq!(
+            server.seen(),
+            [IpAddr::from(far)],
+            "the forged packet arrived too"
+        );
+
+        // The packet is right, and arrives from where overlay packets may come.
+        send(&net.worker, net.gateway_ip[0], 4511, &packet);
+        assert!(ask_udp(&net.far, Some(far.into()), victim.into(), 8080).is_ok());
+        assert_eq!(server.seen().len(), 3);
     });
 }
 

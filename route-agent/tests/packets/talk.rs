@@ -2,7 +2,7 @@
 //! namespace and used from outside.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -225,6 +225,36 @@ pub(crate) fn send_udp(namespace: &Netns, source: IpAddr, to: IpAddr, port: u16)
     udp(namespace, Some(source), to)
         .send_to(b"!", (to, port))
         .unwrap();
+}
+
+/// Sends these bytes as one datagram and waits for nothing.
+pub(crate) fn send(namespace: &Netns, to: IpAddr, port: u16, payload: &[u8]) {
+    udp(namespace, None, to).send_to(payload, (to, port)).unwrap();
+}
+
+/// What the overlay would carry to the node with this overlay address: a datagram between two pods.
+pub(crate) fn overlay_packet(node: Ipv4Addr, source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> Vec<u8> {
+    const DATAGRAM: [u8; 9] = [0, 0, 0, 0, 0, 9, 0, 0, b'!'];
+    let mut ip = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
+    ip.extend(source.octets());
+    ip.extend(destination.octets());
+    let sum: u32 = ip
+        .chunks(2)
+        .map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])))
+        .sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+
+    let mut packet = vec![8, 0, 0, 0];
+    packet.extend((8300u32 << 8).to_be_bytes());
+    packet.extend([0x0a, 0x53]);
+    packet.extend(node.octets());
+    packet.extend([0x0a, 0x53, 1, 2, 3, 4, 8, 0]);
+    packet.extend(&ip);
+    packet.extend(&DATAGRAM[..2]);
+    packet.extend(port.to_be_bytes());
+    packet.extend(&DATAGRAM[4..]);
+    packet
 }
 
 fn udp(namespace: &Netns, source: Option<IpAddr>, to: IpAddr) -> UdpSocket {
