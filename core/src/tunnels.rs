@@ -16,6 +16,10 @@ use crate::clusterset::{Clusterset, Refusal, RemoteCluster};
 /// Candidate addresses taken from one gateway's record: a record must not make us knock at a thousand doors.
 pub const MAX_CANDIDATES: usize = 16;
 
+/// Tunnels made for the keys in one cluster's records: enough for many gateways with several keys each,
+/// and a bound for a cluster that makes keys up.
+pub const MAX_TUNNELS: usize = 128;
+
 /// What a gateway knows of its own node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThisNode {
@@ -88,7 +92,23 @@ pub fn tunnels(set: &Clusterset, node: &ThisNode) -> Tunnels {
         let mut prefixes: Vec<IpNet> = remote.prefixes().map(|prefix| prefix.trunc()).collect();
         prefixes.sort();
         prefixes.dedup();
+        let mut room = MAX_TUNNELS;
         for gateway in remote.gateways.values() {
+            let gateway_keys: usize = gateway.keys.iter().map(|keys| keys.public_keys.len()).sum();
+            if gateway_keys > room {
+                result.refusals.push(refusal(
+                    remote,
+                    gateway,
+                    "TooManyKeys",
+                    true,
+                    format!(
+                        "gateway {} has {gateway_keys} tunnel keys; with those of the gateways before it, cluster {} has more than the {MAX_TUNNELS} that are allowed",
+                        gateway.node, remote.id
+                    ),
+                ));
+                continue;
+            }
+            room -= gateway_keys;
             let candidates = candidates(set, node, gateway);
             if candidates.is_empty() {
                 // It may still reach us; its address is then learned.
@@ -119,7 +139,7 @@ pub fn tunnels(set: &Clusterset, node: &ThisNode) -> Tunnels {
                             remote,
                             gateway,
                             "KeyTaken",
-                            gateway.keys.iter().map(|keys| keys.public_keys.len()).sum::<usize>() == 1,
+                            gateway_keys == 1,
                             format!(
                                 "gateway {} of cluster {} claims a tunnel key of {owner}; that tunnel stays off until it publishes a key of its own",
                                 gateway.node, remote.id
@@ -188,8 +208,17 @@ fn usable(set: &Clusterset, endpoint: &SocketAddr) -> bool {
             !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
         }
     };
-    // An address that is itself routed into a tunnel would send the tunnel into itself.
-    plain && endpoint.port() != 0 && !set.remotes.values().any(|remote| remote.owns(endpoint.ip()))
+    // An address that is itself routed into a tunnel would send the tunnel into itself; one of our own pods
+    // or services is nobody's gateway.
+    let inside = |list: &[IpNet]| list.iter().any(|net| net.contains(&endpoint.ip()));
+    let ours = set.own.as_ref().is_some_and(|own| {
+        let c = &own.cluster;
+        [&c.pod_cidrs, &c.service_cidrs, &c.vip_cidrs]
+            .iter()
+            .any(|list| inside(list))
+            || inside(own.node_blocks())
+    });
+    plain && endpoint.port() != 0 && !ours && !set.remotes.values().any(|remote| remote.owns(endpoint.ip()))
 }
 
 #[cfg(test)]

@@ -155,6 +155,8 @@ fn addresses_that_cannot_work_are_not_tried() {
         "10.2.3.4",
         "240.0.16.9",
         "fd02::9",
+        // Our own pods.
+        "10.1.2.3",
         // A mapped form of a loopback address.
         "::ffff:127.0.0.1",
     ];
@@ -226,6 +228,31 @@ fn a_record_with_a_thousand_addresses_is_cut() {
         .collect();
     let result = tunnels(&set(vec![green(vec![flood])]), &ThisNode::default());
     assert_eq!(result.wanted[0].candidates.len(), MAX_CANDIDATES);
+}
+
+#[test]
+fn a_cluster_that_makes_keys_up_gets_no_tunnel_for_each() {
+    let key = |n: u16| PublicKey([&n.to_be_bytes()[..], &[7; 30]].concat().try_into().unwrap());
+    let mut flood = gateway("green", "made-up", &["192.0.2.8"], &[]);
+    flood.keys[0].public_keys = (0..2000).map(key).collect();
+    let sound = gateway("green", "gw", &["192.0.2.7"], &[2]);
+    let other = remote(
+        "red",
+        &["10.3.0.0/16"],
+        "240.0.32.0/20",
+        "2026-01-03T00:00:00Z",
+        vec![gateway("red", "gw", &["192.0.2.9"], &[3])],
+    );
+    let result = tunnels(&set(vec![green(vec![flood, sound]), other]), &ThisNode::default());
+    let ids: Vec<_> = result.wanted.iter().map(Tunnel::id).collect();
+    assert_eq!(ids, ["green/gw", "red/gw"]);
+    assert_eq!(
+        (
+            result.refusals[0].reason.as_str(),
+            result.refusals[0].name.as_str()
+        ),
+        ("TooManyKeys", "green.made-up")
+    );
 }
 
 fn any_gateway(cluster: &'static str) -> impl Strategy<Value = GatewaySpec> {
