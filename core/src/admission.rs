@@ -15,6 +15,7 @@ use strait_api::ClusterId;
 use strait_api::records::{JoinClaim, MemberSpec, MemberState};
 
 use crate::allocation::{self, AllocationError};
+use crate::clusterset::overlap;
 
 pub use ranges::why_unfit;
 
@@ -37,6 +38,33 @@ pub struct Existing {
     pub members: Vec<MemberSpec>,
     /// Their other ranges, where known.
     pub ranges: BTreeMap<ClusterId, MemberRanges>,
+}
+
+impl Existing {
+    /// A member's other ranges, without those that cannot be true. They stand in a record that the member
+    /// writes by itself: one that claims everything, or what others were admitted with, must not keep
+    /// newcomers out.
+    fn believed(&self, id: &ClusterId) -> MemberRanges {
+        let admitted: Vec<&IpNet> = self
+            .members
+            .iter()
+            .filter(|m| m.state != MemberState::Evicted && m.removed_at.is_none())
+            .flat_map(|m| m.prefixes.iter().chain(&m.node_blocks))
+            .collect();
+        let fit = |list: &[IpNet]| {
+            list.iter()
+                .take(MAX_PREFIXES)
+                .filter(|p| why_unfit(p).is_none() && !admitted.iter().any(|a| overlap(a, p)))
+                .copied()
+                .collect()
+        };
+        self.ranges
+            .get(id)
+            .map_or_else(MemberRanges::default, |r| MemberRanges {
+                services: fit(&r.services),
+                vips: fit(&r.vips),
+            })
+    }
 }
 
 /// What the broker's administrator set.
@@ -84,7 +112,8 @@ pub fn objections(existing: &Existing, claim: &JoinClaim, settings: &Settings) -
     for member in &existing.members {
         let gone = member.state == MemberState::Evicted || member.removed_at.is_some();
         if !gone && member.cluster_id != claim.cluster_id {
-            ranges::against_member(claim, member, existing.ranges.get(&member.cluster_id), &mut found);
+            let others = existing.believed(&member.cluster_id);
+            ranges::against_member(claim, member, &others, &mut found);
         }
     }
     found

@@ -110,15 +110,14 @@ pub(super) fn against_pools(claim: &JoinClaim, settings: &Settings, found: &mut 
 pub(super) fn against_member(
     claim: &JoinClaim,
     member: &MemberSpec,
-    ranges: Option<&MemberRanges>,
+    ranges: &MemberRanges,
     found: &mut Vec<Objection>,
 ) {
-    let (services, vips): (&[IpNet], &[IpNet]) = ranges.map_or((&[], &[]), |r| (&r.services, &r.vips));
     let theirs = [
         ("admitted prefix", member.prefixes.as_slice()),
         ("node block", member.node_blocks.as_slice()),
-        ("service prefix", services),
-        ("VIP prefix", vips),
+        ("service prefix", &ranges.services),
+        ("VIP prefix", &ranges.vips),
     ];
     for (sort, flag, list) in sorts(claim) {
         for (what, list_of_theirs) in &theirs {

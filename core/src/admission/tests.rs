@@ -158,6 +158,24 @@ fn overlaps_name_both_sides() {
 }
 
 #[test]
+fn a_member_that_claims_the_world_keeps_nobody_out() {
+    let mut existing = with(&[claim("blue", &["10.1.0.0/16"]), claim("red", &["10.3.0.0/16"])]);
+    let lies = MemberRanges {
+        services: nets(&["0.0.0.0/0", "10.0.0.0/8", "10.97.0.0/16"]),
+        vips: nets(&["0.0.0.0/1", "::/0", "240.0.0.0/8"]),
+    };
+    existing.ranges.insert("red".parse().unwrap(), lies);
+    let green = claim("green", &["10.2.0.0/16", "fd00:2::/56"]);
+    assert_eq!(reasons(&existing, &green), [""; 0]);
+    let within = claim("green", &["10.97.4.0/24"]);
+    assert_eq!(
+        reasons(&existing, &within),
+        ["PrefixOverlaps"],
+        "what can be true is believed"
+    );
+}
+
+#[test]
 fn a_member_that_left_is_in_nobodys_way() {
     let mut existing = with(&[claim("blue", &["10.1.0.0/16"])]);
     existing.members[0] = evict(&existing.members[0], "2026-03-01T00:00:00Z", 5);
