@@ -446,6 +446,9 @@ fn refusals_become_conditions_and_the_rest_is_admitted() {
             }),
         }
     }
+    let mut misnamed = services.last().unwrap().clone();
+    misnamed.name = "green.other.demo".to_owned();
+    services.push(misnamed);
     let verdicts = verdicts(&view(&records), &copies, &services);
     let said: Vec<(String, String, String)> = verdicts
         .into_iter()
@@ -459,6 +462,7 @@ fn refusals_become_conditions_and_the_rest_is_admitted() {
             expect("green.gw", "False", "WrongOwner"),
             expect("green.evil.demo", "False", "EndpointNotAdmitted"),
             expect("green.good.demo", "True", "Admitted"),
+            expect("green.other.demo", "False", "Malformed"),
             expect("green.green", "True", "Admitted"),
         ]
     );

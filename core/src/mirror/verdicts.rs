@@ -7,6 +7,7 @@ use strait_api::records::ExportedServiceSpec;
 
 use super::Kind;
 use crate::clusterset::{Clusterset, Record, Refusal};
+use crate::services::sane::{short, verdict};
 
 /// The conditions of all copies, by kind and name here, without their times. What is this cluster's own gets none.
 pub fn verdicts(
@@ -15,15 +16,18 @@ pub fn verdicts(
     services: &[Record<ExportedServiceSpec>],
 ) -> BTreeMap<(Kind, String), Condition> {
     let mut refused: BTreeMap<(String, String), Vec<Refusal>> = BTreeMap::new();
-    let of_services = services.iter().filter_map(|s| set.admit_service(s).refusal);
-    for refusal in set.refusals.iter().cloned().chain(of_services) {
+    for refusal in set.refusals.iter().cloned() {
         refused
             .entry((refusal.kind.clone(), refusal.name.clone()))
             .or_default()
             .push(refusal);
     }
-    let mut verdicts = BTreeMap::new();
-    for (kind, names) in copies {
+    let mut verdicts: BTreeMap<(Kind, String), Condition> = services
+        .iter()
+        .filter(|s| s.owner.is_some())
+        .map(|s| ((Kind::ExportedService, s.name.clone()), verdict(set, s).1))
+        .collect();
+    for (kind, names) in copies.iter().filter(|(kind, _)| **kind != Kind::ExportedService) {
         for name in names {
             let condition = match refused.get(&(kind.as_str().to_owned(), name.clone())) {
                 None => Condition::new("Admitted", true, "Admitted", ""),
@@ -41,18 +45,4 @@ pub fn verdicts(
         }
     }
     verdicts
-}
-
-/// A condition's message holds 32 KiB; a hostile record can make a longer one.
-fn short(mut message: String) -> String {
-    const MOST: usize = 4096;
-    if message.len() > MOST {
-        let end = (0..=MOST)
-            .rev()
-            .find(|i| message.is_char_boundary(*i))
-            .unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
-    message
 }

@@ -272,19 +272,9 @@ impl Work<'_> {
 
     /// What of a copy counts, and its new conditions if they change.
     fn judge(&self, copy: &ExportRecord) -> (Option<Constituent>, Option<Vec<Condition>>) {
-        let admitted = self.index.set.admit_service(&copy.record);
-        let malformed = admitted
-            .service
-            .is_some()
-            .then(|| sane::problem(&copy.record))
-            .flatten();
-        let condition = match (&malformed, &admitted.refusal) {
-            (Some(problem), _) => Condition::new("Admitted", false, "Malformed", problem.clone()),
-            (None, Some(r)) => Condition::new("Admitted", !r.whole, r.reason.clone(), r.message.clone()),
-            (None, None) => Condition::new("Admitted", true, "Admitted", ""),
-        };
+        let (counts, condition) = sane::verdict(&self.index.set, &copy.record);
         let status = merge_conditions(&copy.conditions, vec![condition], self.now);
-        let constituent = admitted.service.filter(|_| malformed.is_none()).map(|spec| {
+        let constituent = counts.map(|spec| {
             let remote = self.index.set.remotes.get(&spec.cluster_id);
             Constituent {
                 admitted_at: remote.map(|r| r.admitted_at.clone()),

@@ -5,13 +5,50 @@
 
 use std::collections::BTreeMap;
 
-use strait_api::names;
 use strait_api::records::ExportedServiceSpec;
+use strait_api::{Condition, names};
 
-use crate::clusterset::Record;
+use crate::clusterset::{Clusterset, Record};
 
 const MAX_PORTS: usize = 100;
+/// Every set of endpoints becomes an EndpointSlice in each importing cluster.
+const MAX_SETS: usize = 64;
 const MAX_METADATA: usize = 64 * 1024;
+
+/// What of a copy counts here, if anything, and its condition `Admitted`. All who judge a copy do it by
+/// this, so that no two of them write different things.
+pub fn verdict(
+    set: &Clusterset,
+    record: &Record<ExportedServiceSpec>,
+) -> (Option<ExportedServiceSpec>, Condition) {
+    let admitted = set.admit_service(record);
+    let malformed = admitted.service.as_ref().and_then(|_| problem(record));
+    match (malformed, admitted.refusal) {
+        (Some(problem), _) => (
+            None,
+            Condition::new("Admitted", false, "Malformed", short(problem)),
+        ),
+        (None, Some(r)) => (
+            admitted.service,
+            Condition::new("Admitted", false, r.reason, short(r.message)),
+        ),
+        (None, None) => (admitted.service, Condition::new("Admitted", true, "Admitted", "")),
+    }
+}
+
+/// A condition's message holds 32 KiB; a hostile record can make a longer one.
+pub(crate) fn short(mut message: String) -> String {
+    const MOST: usize = 4096;
+    if message.len() > MOST {
+        let end = (0..=MOST)
+            .rev()
+            .find(|i| message.is_char_boundary(*i))
+            .unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
 
 /// What is wrong with a record, as a sentence; `None` if nothing.
 pub fn problem(record: &Record<ExportedServiceSpec>) -> Option<String> {
@@ -41,6 +78,12 @@ pub fn problem(record: &Record<ExportedServiceSpec>) -> Option<String> {
 }
 
 fn ports(spec: &ExportedServiceSpec) -> Option<String> {
+    if spec.endpoints.len() > MAX_SETS {
+        return Some(format!(
+            "{} sets of endpoints with ports of their own are too many, {MAX_SETS} are allowed",
+            spec.endpoints.len()
+        ));
+    }
     let lists = std::iter::once(&spec.ports).chain(spec.endpoints.iter().map(|e| &e.ports));
     for list in lists {
         if list.len() > MAX_PORTS {

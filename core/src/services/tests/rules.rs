@@ -183,7 +183,7 @@ fn bad_copies_are_refused_alone() {
     assert_eq!(w.admitted("red.other.demo").1, "Malformed");
     assert_eq!(
         w.admitted("red.web.demo"),
-        ("True".into(), "EndpointNotAdmitted".into())
+        ("False".into(), "EndpointNotAdmitted".into())
     );
     assert!(
         w.backends("web")
@@ -478,4 +478,39 @@ fn a_type_conflict_goes_to_the_oldest_and_shows_on_all() {
     w.settle();
     assert_eq!(w.import("web").spec.type_, ServiceType::Headless);
     assert_eq!(w.import("web").spec.ips, None, "the address goes with the type");
+}
+
+#[test]
+fn a_record_that_would_flood_the_importers_is_refused_in_few_words() {
+    let mut w = with_web();
+    let sets = |count: u16| {
+        let mut flood = spec("green", "web", "2026-02-02T00:00:00Z", &["10.2.0.5"]);
+        let set = flood.endpoints[0].clone();
+        flood.endpoints = (1..=count)
+            .map(|target| {
+                let mut set = set.clone();
+                for port in &mut set.ports {
+                    port.port = target;
+                }
+                set
+            })
+            .collect();
+        flood
+    };
+    w.put(copy(sets(64)));
+    w.settle();
+    assert_eq!(w.admitted("green.web.demo").1, "Admitted");
+    assert_eq!(w.backends("web").len(), 65);
+    w.put(copy(sets(65)));
+    w.settle();
+    assert_eq!(w.admitted("green.web.demo").1, "Malformed");
+    assert_eq!(w.backends("web").len(), 1, "blue's own endpoints stay");
+
+    let mut long = spec("green", "web", "2026-02-02T00:00:00Z", &["10.2.0.5"]);
+    long.ports[0].name = "x".repeat(1 << 20);
+    w.put(copy(long));
+    w.settle();
+    let said = &w.records["green.web.demo"].conditions[0];
+    assert_eq!(said.reason, "Malformed");
+    assert!(said.message.len() < 32 << 10, "{} bytes", said.message.len());
 }
