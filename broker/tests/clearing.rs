@@ -36,10 +36,9 @@ async fn what_is_over_is_cleared_away() {
     };
     namespaces.create(&post, &namespace).await.unwrap();
     let gateways: Api<Gateway> = Api::namespaced(broker.client.clone(), "strait-m-old");
-    gateways
-        .create(&post, &gateway("old", "node", &[]))
-        .await
-        .unwrap();
+    let mut held = gateway("old", "node", &[]);
+    held.metadata.finalizers = Some(vec!["example.com/never-lifted".to_owned()]);
+    gateways.create(&post, &held).await.unwrap();
     let member: Member = serde_json::from_value(json!({
         "apiVersion": "strait.dev/v1alpha1", "kind": "Member", "metadata": { "name": "old" },
         "spec": {
