@@ -32,6 +32,16 @@ pub(crate) fn excerpt(text: &str) -> String {
     format!("{}...", &text[..end])
 }
 
+/// About what a value takes when it is written, in bytes.
+pub(crate) fn size(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => map.iter().map(|(k, v)| k.len() + 4 + size(v)).sum::<usize>() + 1,
+        Value::Array(list) => list.iter().map(|v| 1 + size(v)).sum::<usize>() + 1,
+        Value::String(text) => text.len() + 2,
+        _ => 4,
+    }
+}
+
 /// A parse error in the words of Go's decoder.
 pub(crate) fn go_error(bytes: &[u8], e: &serde_json::Error) -> String {
     if e.is_eof() || bytes.is_empty() {

@@ -145,6 +145,40 @@ async fn service_account_tokens_open_what_their_roles_allow() {
 }
 
 #[tokio::test]
+async fn an_apply_creates_only_for_those_who_may_create() {
+    let mut config = Config::in_memory();
+    let patcher = READER.replace("verbs: [get, list, watch]", "verbs: [get, patch]");
+    config.manifests.push(patcher);
+    let server = Server::start(config).await.unwrap();
+    let made = value(token(&server, json!({})).await).await;
+    let bearer = made["status"]["token"].as_str().unwrap().to_owned();
+    let apply = async |name: &str| {
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}});
+        let request = Request::builder()
+            .method("PATCH")
+            .uri(format!("{MAPS}/{name}?fieldManager=me"))
+            .header("content-type", "application/apply-patch+yaml")
+            .header("authorization", format!("Bearer {bearer}"))
+            .body(Body::from(map.to_string()))
+            .unwrap();
+        server.service().oneshot(request).await.unwrap()
+    };
+    let refused = apply("new").await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let message = value(refused).await["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("cannot create resource \"configmaps\""),
+        "{message}"
+    );
+    let map = json!({"metadata": {"name": "there"}});
+    let made = ask(&server, server.admin_token(), "POST", MAPS, map).await;
+    assert_eq!(made.status(), StatusCode::CREATED);
+    assert_eq!(apply("there").await.status(), StatusCode::OK);
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn tokens_end_with_what_they_are_bound_to() {
     let server = start().await;
     let admin = server.admin_token().to_owned();

@@ -268,10 +268,15 @@ async fn bad_input_is_answered_and_bounded() {
         "limit=x",
         "resourceVersion=-1",
         "continue=%00",
+        "continue=%C3%A9%C3",
+        "watch=1&timeoutSeconds=-1",
     ] {
         let (got, _) = get(&server, &format!("{MAPS}?{query}")).await;
         assert_eq!(got, StatusCode::BAD_REQUEST, "{query}");
     }
+    let endless = format!("{MAPS}?watch=1&timeoutSeconds={}", u64::MAX);
+    let endless = raw(&server, "GET", &endless, "", Body::empty()).await;
+    assert_eq!(endless.status(), StatusCode::OK);
     for path in [
         "/api/v1/namespaces/default/pods/a/b/c/d",
         "/api//v1",
@@ -304,6 +309,27 @@ async fn bad_input_is_answered_and_bounded() {
         let got = patch(media, body).await;
         assert!(got.is_client_error(), "{media} {body}: {got}");
     }
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({"a": "b"});
+    let grown = json!({"metadata": {"name": "grown"}, "spec": {"selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let (got, answer) = post(&server, DEPLOYMENTS, grown).await;
+    assert_eq!(got, StatusCode::CREATED, "{answer}");
+    let more = json!([{"op": "add", "path": "/spec/template/spec/containers/0/args",
+        "value": ["x".repeat(1 << 20)]}]);
+    let and_more = json!([{"op": "add", "path": "/spec/template/spec/containers/0/command",
+        "value": ["x".repeat(1 << 20)]}]);
+    for (patch, wanted) in [(more, StatusCode::OK), (and_more, StatusCode::PAYLOAD_TOO_LARGE)] {
+        let (path, media) = (format!("{DEPLOYMENTS}/grown"), "application/json-patch+json");
+        let got = status("PATCH", &path, media, patch.to_string()).await;
+        assert_eq!(got, wanted, "patches grow no object beyond the bound");
+    }
+    let twice = json!({"op": "copy", "from": "/metadata", "path": "/metadata/again"});
+    let bomb = Value::Array(vec![twice; 64]).to_string();
+    assert_eq!(
+        patch("application/json-patch+json", &bomb).await,
+        StatusCode::BAD_REQUEST
+    );
     // And through all of that the server is well.
     let (got, _) = get(&server, "/readyz").await;
     assert_eq!(got, StatusCode::OK);

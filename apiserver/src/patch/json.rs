@@ -2,8 +2,15 @@
 
 use serde_json::Value;
 
+use crate::json::size;
+
 /// More operations than this are refused, as in Kubernetes.
 const MAX_OPERATIONS: usize = 10_000;
+/// What all `copy` operations of a patch may add, in bytes: a few of them could double an object without
+/// end.
+const MAX_COPIED: usize = 3 << 20;
+/// No object nests deeper, however it came about; bodies may not either.
+const MAX_DEPTH: usize = 127;
 
 /// Why a patch was refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,17 +33,29 @@ pub(crate) fn json_patch(target: &Value, patch: &Value) -> Result<Value, Refused
         ));
     }
     let mut doc = target.clone();
+    let mut bounds = Bounds {
+        copied: 0,
+        depth: depth(&doc),
+    };
     for operation in operations {
         let text = |key: &str| operation.get(key).and_then(Value::as_str);
         let path = pointer(text("path").ok_or(Refused::Failed)?)?;
         let value = || operation.get("value").cloned().unwrap_or(Value::Null);
         match text("op") {
-            Some("add") => add(&mut doc, &path, value())?,
+            Some("add") => {
+                let value = value();
+                let deep = depth(&value);
+                add(&mut doc, &path, value)?;
+                bounds.nested(&doc, path.len() + deep)?;
+            }
             Some("remove") => {
                 remove(&mut doc, &path)?;
             }
             Some("replace") => {
-                *find(&mut doc, &path).ok_or(Refused::Failed)? = value();
+                let value = value();
+                let deep = depth(&value);
+                *find(&mut doc, &path).ok_or(Refused::Failed)? = value;
+                bounds.nested(&doc, path.len() + deep)?;
             }
             Some("move") => {
                 let from = pointer(text("from").ok_or(Refused::Failed)?)?;
@@ -45,15 +64,19 @@ pub(crate) fn json_patch(target: &Value, patch: &Value) -> Result<Value, Refused
                 }
                 let moved = remove(&mut doc, &from)?;
                 add(&mut doc, &path, moved)?;
+                bounds.nested(&doc, (path.len() + bounds.depth).saturating_sub(from.len()))?;
             }
             Some("copy") => {
                 let from = pointer(text("from").ok_or(Refused::Failed)?)?;
-                let copied = find(&mut doc, &from).ok_or(Refused::Failed)?.clone();
+                let source = find(&mut doc, &from).ok_or(Refused::Failed)?;
+                bounds.copies(source)?;
+                let copied = source.clone();
                 add(&mut doc, &path, copied)?;
+                bounds.nested(&doc, (path.len() + bounds.depth).saturating_sub(from.len()))?;
             }
             Some("test") => {
-                let have = find(&mut doc, &path).cloned().unwrap_or(Value::Null);
-                if have != value() {
+                let have = find(&mut doc, &path).map_or(&Value::Null, |v| &*v);
+                if have != operation.get("value").unwrap_or(&Value::Null) {
                     return Err(Refused::Failed);
                 }
             }
@@ -61,6 +84,47 @@ pub(crate) fn json_patch(target: &Value, patch: &Value) -> Result<Value, Refused
         }
     }
     Ok(doc)
+}
+
+/// What a patch has used up.
+struct Bounds {
+    copied: usize,
+    /// The document nests no deeper.
+    depth: usize,
+}
+
+impl Bounds {
+    fn copies(&mut self, value: &Value) -> Result<(), Refused> {
+        self.copied += size(value);
+        if self.copied > MAX_COPIED {
+            return Err(Refused::Malformed(format!(
+                "the copies that it makes take more than {MAX_COPIED} bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes note of a place that may nest so deep; looks only where that would be too much.
+    fn nested(&mut self, doc: &Value, deep: usize) -> Result<(), Refused> {
+        self.depth = self.depth.max(deep);
+        if self.depth > MAX_DEPTH {
+            self.depth = depth(doc);
+        }
+        if self.depth > MAX_DEPTH {
+            return Err(Refused::Malformed(format!(
+                "its result nests deeper than {MAX_DEPTH}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn pointer(text: &str) -> Result<Vec<String>, Refused> {
@@ -156,6 +220,38 @@ mod tests {
             patched,
             Ok(json!({"a": [0, 2, 3], "b": {"list": [0, 1, 2, 3]}, "x/y": 9, "d": 1}))
         );
+    }
+
+    #[test]
+    fn a_patch_cannot_make_more_than_it_brings() {
+        let doc = json!({"a": ["0123456789"]});
+        let twice = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let refused = json_patch(&doc, &Value::Array(vec![twice.clone(); 40]));
+        assert!(
+            matches!(&refused, Err(Refused::Malformed(why)) if why.contains("copies")),
+            "{refused:?}"
+        );
+        assert!(json_patch(&doc, &Value::Array(vec![twice; 8])).is_ok());
+
+        // Deeper by one with every three operations, and never with a long path.
+        let deeper = [
+            json!({"op": "add", "path": "/b", "value": {}}),
+            json!({"op": "move", "from": "/a", "path": "/b/a"}),
+            json!({"op": "move", "from": "/b", "path": "/a"}),
+        ];
+        let many: Vec<Value> = deeper.iter().cycle().take(9_000).cloned().collect();
+        let refused = json_patch(&doc, &Value::Array(many));
+        assert!(
+            matches!(&refused, Err(Refused::Malformed(why)) if why.contains("deeper")),
+            "{refused:?}"
+        );
+        let there_and_back = [
+            json!({"op": "move", "from": "/a", "path": "/c/d/a"}),
+            json!({"op": "move", "from": "/c/d/a", "path": "/a"}),
+        ];
+        let many: Vec<Value> = there_and_back.iter().cycle().take(1_000).cloned().collect();
+        let doc = json!({"a": 1, "c": {"d": {}}});
+        assert_eq!(json_patch(&doc, &Value::Array(many)), Ok(doc));
     }
 
     #[test]

@@ -184,7 +184,10 @@ fn read_token(text: &str) -> ApiResult<Token> {
                     .with_decode_allow_trailing_bits(true)
                     .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
             );
-            match lenient.decode(text).or_else(|_| lenient.decode(&text[..cut])) {
+            match lenient
+                .decode(text)
+                .or_else(|_| lenient.decode(&text.as_bytes()[..cut]))
+            {
                 Ok(b) if !b.is_empty() => b,
                 _ => return Err(e),
             }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::api::Api;
 use crate::apply::Manager;
 use crate::auth::User;
+use crate::auth::rbac::Attributes;
 use crate::catalog::Resource;
 use crate::status::{ApiError, ApiResult};
 use crate::store::{Key, Op, Stored, Write, WriteError};
@@ -84,6 +85,9 @@ pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The largest object that is stored, in bytes, as etcd has it. Patches could make one grow without end.
+const MAX_OBJECT: usize = 3 << 19;
+
 /// Tries of a write whose object changes under it.
 pub(crate) const ATTEMPTS: usize = 32;
 
@@ -103,6 +107,28 @@ pub(crate) fn read(api: &Api, resource: &Resource, namespace: &str, name: &str) 
         .ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, name))
 }
 
+/// Refuses an update or apply that would make its object to whoever may not create it.
+pub(crate) fn may_create(
+    api: &Api,
+    cx: &Context,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> ApiResult<()> {
+    let wanted = Attributes {
+        verb: "create".into(),
+        group: resource.group.clone(),
+        resource: resource.plural.clone(),
+        namespace: namespace.into(),
+        name: name.into(),
+        ..Attributes::default()
+    };
+    if api.rbac.allows(&cx.user, &wanted) {
+        return Ok(());
+    }
+    Err(crate::http::refusal(&cx.user, &wanted))
+}
+
 /// What became of a write.
 pub(crate) enum Written {
     /// It is done.
@@ -120,6 +146,11 @@ pub(crate) async fn commit(
     op: Op,
 ) -> ApiResult<Written> {
     let name = key.name.clone();
+    if let Op::Put(object) = &op
+        && crate::json::size(object) > MAX_OBJECT
+    {
+        return Err(ApiError::too_large(MAX_OBJECT));
+    }
     match api.store.write(Write { key, expect, op }).await {
         Ok(stored) => Ok(Written::Done(stored)),
         Err(WriteError::Exists) => Err(ApiError::already_exists(&resource.group, &resource.plural, &name)),

@@ -181,6 +181,7 @@ async fn server_side_apply(
             if !subresource.is_empty() {
                 return Err(ApiError::not_found(&resource.group, &resource.plural, name));
             }
+            super::may_create(api, cx, resource, namespace, name)?;
             if !meta::text(&config, "uid").is_empty() {
                 return Err(ApiError::stale(&resource.group, &resource.plural, name));
             }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::create::{create_object, invalid, place};
 use super::decode::{self, Body};
-use super::{ATTEMPTS, Context, Outcome, Written, commit, key, meta, read};
+use super::{ATTEMPTS, Context, Outcome, Written, commit, key, may_create, meta, read};
 use crate::api::Api;
 use crate::apply::record_update;
 use crate::auth::escalation;
@@ -56,6 +56,7 @@ pub(crate) async fn update(
         .get(&resource.storage, place_.namespace, place_.name)
         .is_none();
     if missing && place_.subresource.is_empty() && resource.builtin().is_some_and(builtin::create_on_update) {
+        may_create(api, cx, resource, place_.namespace, place_.name)?;
         let mut outcome = create_object(api, cx, resource, place_.namespace, object, false).await?;
         outcome.warnings = warnings;
         return Ok(outcome);

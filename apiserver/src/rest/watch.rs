@@ -25,6 +25,8 @@ const CHUNK: usize = 128;
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// How long a watch lasts that names no time, at least; as much again is spread at random by clients.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// No watch lasts longer, whatever it names.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Who watches; looked at again when rights change.
 #[derive(Clone)]
@@ -88,8 +90,8 @@ pub(crate) fn watch(
     let timeout = options
         .timeout
         .filter(|s| *s > 0)
-        .map(Duration::from_secs)
-        .unwrap_or(DEFAULT_TIMEOUT);
+        .map_or(DEFAULT_TIMEOUT, Duration::from_secs)
+        .min(LONGEST);
     // A watch does not outlive the token that it was opened with.
     let left = watcher.token.as_ref().and_then(|t| api.token_lifetime(t));
     let timeout = left.map_or(timeout, |left| timeout.min(left));
