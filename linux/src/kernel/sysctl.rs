@@ -59,10 +59,9 @@ impl Sysctls {
         let before = namespace.run(|| get(name))??;
         {
             let mut first = self.first();
-            if !first.contains_key(name) {
-                first.insert(name.to_owned(), before);
-                self.save(&first)?;
-            }
+            first.entry(name.to_owned()).or_insert(before);
+            // Also where nothing is new: who uninstalls beside a running agent takes the file away.
+            self.save(&first)?;
         }
         namespace.run(|| put(name, value))?
     }

@@ -177,6 +177,25 @@ fn nothing_but_ours_goes_at_the_uninstall() {
 }
 
 #[test]
+fn an_uninstall_beside_a_running_agent_does_not_make_it_forget() {
+    as_root(
+        "drift::an_uninstall_beside_a_running_agent_does_not_make_it_forget",
+        || {
+            let bed = Bed::new();
+            let before = dump(&bed.node).unwrap();
+            bed.reconcile(&node());
+            let fresh = || Kernel::open_in(&bed.node, bed.state_dir.path()).unwrap();
+            assert_done(&fresh().uninstall_now().unwrap());
+            // The agent puts everything back, and what others read of it is complete again.
+            bed.reconcile(&node());
+            assert_eq!(plan(&node(), &fresh().read_now().unwrap()).to_string(), "");
+            assert_done(&fresh().uninstall_now().unwrap());
+            assert_eq!(dump(&bed.node).unwrap(), before);
+        },
+    );
+}
+
+#[test]
 fn one_failure_does_not_stop_the_rest() {
     as_root("drift::one_failure_does_not_stop_the_rest", || {
         let bed = Bed::new();
