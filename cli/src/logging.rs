@@ -56,6 +56,9 @@ pub(crate) fn start(args: &LogArgs) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that cannot be written (a full disk) must end nothing: the report of it would go the same
+        // way, and fail with a panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match args.format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),

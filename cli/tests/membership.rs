@@ -51,6 +51,40 @@ fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
     }
 }
 
+/// As on a disk that is full, for the log at least.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("broker");
+    let kubeconfig = data.join("admin.kubeconfig");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = strait(
+        &kubeconfig,
+        &[
+            "--log",
+            "debug",
+            "broker",
+            "--standalone",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ],
+    );
+    let mut broker = Process(command.arg(&data).stderr(full).spawn().unwrap());
+    let token = until("a token", || {
+        let made = strait(&kubeconfig, &["broker", "token", "create"])
+            .output()
+            .unwrap();
+        if made.status.success() {
+            return Ok(text(&made.stdout));
+        }
+        assert_eq!(broker.0.try_wait().unwrap(), None, "the broker goes on");
+        Err(text(&made.stderr))
+    });
+    assert!(!token.trim().is_empty() && token.lines().count() == 1, "{token}");
+    assert_eq!(broker.0.try_wait().unwrap(), None, "the broker goes on");
+}
+
 #[test]
 fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
     let folder = tempfile::tempdir().unwrap();
