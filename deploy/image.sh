@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the statically linked binary and writes it as a container image archive, without a container engine:
-#   deploy/image.sh [FILE]        (default: dist/strait.tar)
+#   deploy/image.sh [FILE [FLAGS]]        (default: dist/strait.tar; flags as of `strait image`)
 # Load it with `docker load -i FILE`, `kind load image-archive FILE` or, on a node,
 # `ctr -n k8s.io images import FILE`.
 set -euo pipefail

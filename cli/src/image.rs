@@ -25,9 +25,11 @@ const FILES: [(&str, &str); 3] = [
 ];
 
 /// Folders of the image, with their modes.
-const FOLDERS: [(&str, u32); 10] = [
+const FOLDERS: [(&str, u32); 12] = [
     ("dev/", 0o755),
     ("etc/", 0o755),
+    ("etc/ssl/", 0o755),
+    ("etc/ssl/certs/", 0o755),
     ("run/", 0o755),
     ("run/strait/", 0o755),
     ("tmp/", 0o1777),
@@ -41,6 +43,9 @@ const FOLDERS: [(&str, u32); 10] = [
 /// Where the binary stands in the image.
 const BINARY: &str = "usr/bin/strait";
 
+/// Where programs look for the certificates that a machine trusts.
+const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
+
 /// How to write the image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
@@ -50,6 +55,9 @@ pub(crate) struct ImageArgs {
     /// A statically linked binary of strait [default: this program itself]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Certificates that the image trusts, in PEM; needed where the broker's is signed by a public authority
+    #[arg(long, value_name = "FILE")]
+    certificates: Option<PathBuf>,
     /// Name and tag that the image is loaded under
     #[arg(long, default_value = concat!("docker.io/library/strait:", env!("CARGO_PKG_VERSION")))]
     pub(crate) tag: String,
@@ -68,7 +76,8 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
             source.display()
         )
     })?;
-    let archive = archive(&binary, architecture, &args.tag)?;
+    let certificates = args.certificates.as_deref().map(certificates).transpose()?;
+    let archive = archive(&binary, architecture, certificates.as_deref(), &args.tag)?;
     write_whole(&args.output, &archive).with_context(|| format!("cannot write {}", args.output.display()))?;
     println!(
         "{}: {} ({} bytes)",
@@ -77,6 +86,16 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         archive.len()
     );
     Ok(())
+}
+
+fn certificates(path: &Path) -> Result<Vec<u8>> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(
+        String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----"),
+        "{} holds no certificate in PEM",
+        path.display()
+    );
+    Ok(pem)
 }
 
 /// The image architecture of a binary that needs nothing else to run.
@@ -113,9 +132,9 @@ fn static_architecture(elf: &[u8]) -> Result<&'static str> {
     Ok(architecture)
 }
 
-fn archive(binary: &[u8], architecture: &str, tag: &str) -> Result<Vec<u8>> {
+fn archive(binary: &[u8], architecture: &str, certificates: Option<&[u8]>, tag: &str) -> Result<Vec<u8>> {
     const EPOCH: &str = "1970-01-01T00:00:00Z";
-    let layer = layer(binary)?;
+    let layer = layer(binary, certificates)?;
     let config = serde_json::to_vec(&json!({
         "created": EPOCH,
         "architecture": architecture,
@@ -164,13 +183,16 @@ fn archive(binary: &[u8], architecture: &str, tag: &str) -> Result<Vec<u8>> {
     tar.finish()
 }
 
-fn layer(binary: &[u8]) -> Result<Vec<u8>> {
+fn layer(binary: &[u8], certificates: Option<&[u8]>) -> Result<Vec<u8>> {
     let mut tar = Tar::new();
     for (path, mode) in FOLDERS {
         tar.folder(path, mode)?;
     }
     for (path, content) in FILES {
         tar.file(path, 0o644, content.as_bytes())?;
+    }
+    if let Some(pem) = certificates {
+        tar.file(CERTIFICATES, 0o644, pem)?;
     }
     tar.file(BINARY, 0o755, binary)?;
     tar.finish()

@@ -200,3 +200,27 @@ fn refuses_what_would_not_run() {
     let done = strait_image(&dir.path().join("nowhere"), &output, &[]);
     assert!(String::from_utf8_lossy(&done.stderr).contains("cannot read"));
 }
+
+#[test]
+fn trusts_the_certificates_that_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (binary, output, pem) = (path("strait"), path("image.tar"), path("ca.pem"));
+    std::fs::write(&binary, elf(&[1])).unwrap();
+    std::fs::write(&pem, "no certificate").unwrap();
+    let flags = ["--certificates", pem.to_str().unwrap()];
+    let done = strait_image(&binary, &output, &flags);
+    assert!(!done.status.success());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("holds no certificate"));
+
+    let text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&pem, text).unwrap();
+    assert!(strait_image(&binary, &output, &flags).status.success());
+    let archive = entries(&std::fs::read(&output).unwrap());
+    let layer = parse(&archive["manifest.json"].3)[0]["Layers"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let files = entries(&archive[&layer].3);
+    assert_eq!(files["etc/ssl/certs/ca-certificates.crt"].3, text.as_bytes());
+}
