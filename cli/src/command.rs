@@ -81,8 +81,22 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it prints something and ends, with nothing to clean up.
+    fn only_prints(&self) -> bool {
+        match self {
+            Command::Lab(args) => args.only_prints(),
+            Command::Plan(_) | Command::Completion { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Runs the chosen role to its end.
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
+    if command.only_prints() {
+        strait_linux::pipe::end_when_closed();
+    }
     match command {
         Command::Lab(args) => strait_lab::run(args),
         Command::RouteAgent(args) => strait_route_agent::run(args),

@@ -23,6 +23,16 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether it prints something and ends, with nothing to clean up.
+    pub fn only_prints(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Status { .. } | Command::Kubeconfig { .. } | Command::Logs { .. }
+        )
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show one request from a pod of one cluster to a service of another, and take everything down

@@ -14,6 +14,7 @@ pub mod link;
 mod netlink;
 pub mod netns;
 mod nft;
+pub mod pipe;
 pub mod sandbox;
 pub mod table;
 pub mod testing;
