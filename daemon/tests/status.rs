@@ -76,9 +76,7 @@ async fn an_address_in_use_is_named() {
 
 #[tokio::test]
 async fn the_unspecified_address_takes_ipv4_with_and_without_ipv6() {
-    let listener = strait_daemon::status::listen_tcp("[::]:0".parse().unwrap())
-        .await
-        .unwrap();
+    let listener = status::listen_tcp("[::]:0".parse().unwrap()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (accepted, connected) = tokio::join!(
         listener.accept(),
