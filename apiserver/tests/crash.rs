@@ -119,7 +119,7 @@ async fn killed_servers_keep_what_they_acknowledged() {
         let life = Duration::from_millis(120 + 45 * round as u64);
         let reader = std::thread::spawn(move || {
             let mut lines = Vec::new();
-            let mut first = None;
+            let (mut first, mut killed) = (None, false);
             for line in BufReader::new(stdout).lines() {
                 let Ok(line) = line else { break };
                 let parts: Vec<String> = line.split(' ').map(str::to_owned).collect();
@@ -127,9 +127,10 @@ async fn killed_servers_keep_what_they_acknowledged() {
                     first.get_or_insert_with(Instant::now);
                     lines.push(parts);
                 }
-                if first.is_some_and(|t: Instant| t.elapsed() > life) {
+                // What was said before the kill may still be in the pipe: read on to its end.
+                if !killed && first.is_some_and(|t: Instant| t.elapsed() > life) {
                     child.kill().unwrap();
-                    break;
+                    killed = true;
                 }
             }
             child.wait().unwrap();
