@@ -37,33 +37,38 @@ pub async fn leave(
 ) -> Result<strait_api::ClusterId, BrokerError> {
     let membership = Membership::load(local, namespace).await?;
     let id = membership.cluster.clone();
-    let told = tell_broker(&membership).await;
-    if let Err(e) = told {
-        match e {
-            // Already out.
-            BrokerError::CredentialRefused => {}
-            e if force => tracing::warn!(error = %e, "leaving without the broker; evict this cluster there"),
-            e => return Err(e),
+    // First at home: an agent whose own record says that its cluster has left publishes nothing more, and
+    // cannot undo the tombstone on the broker.
+    mark(local, namespace, &id, Some(rfc3339(Timestamp::now()))).await?;
+    match tell_broker(&membership).await {
+        // Already out.
+        Ok(()) | Err(BrokerError::CredentialRefused) => {}
+        Err(e) if force => tracing::warn!(error = %e, "leaving without the broker; evict this cluster there"),
+        Err(e) => {
+            mark(local, namespace, &id, None).await?;
+            return Err(e);
         }
-    }
-    // From here on the agent neither publishes nor copies: its cluster has left.
-    let clusters: Api<Cluster> = Api::namespaced(local.clone(), namespace);
-    let patch = json!({ "spec": { "removedAt": rfc3339(Timestamp::now()) } });
-    match merge(
-        &clusters,
-        &format!("marking cluster {id} as removed"),
-        id.as_str(),
-        patch,
-    )
-    .await
-    {
-        Err(e) if e.code() != Some(404) => return Err(e),
-        _ => {}
     }
     let secrets: Api<Secret> = Api::namespaced(local.clone(), namespace);
     objects::remove(&secrets, names::BROKER_SECRET).await?;
     clear(local, namespace).await?;
     Ok(id)
+}
+
+/// Sets or takes away the tombstone of the own Cluster record.
+async fn mark(
+    local: &Client,
+    namespace: &str,
+    id: &strait_api::ClusterId,
+    removed_at: Option<String>,
+) -> Result<(), BrokerError> {
+    let clusters: Api<Cluster> = Api::namespaced(local.clone(), namespace);
+    let what = format!("marking cluster {id} as removed");
+    let patch = json!({ "spec": { "removedAt": removed_at } });
+    match merge(&clusters, &what, id.as_str(), patch).await {
+        Err(e) if e.code() != Some(404) => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Puts the tombstone on the broker and waits until the membership is gone.
