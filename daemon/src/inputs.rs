@@ -14,6 +14,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::saved::SavedFile;
 use crate::shutdown::Shutdown;
@@ -37,6 +38,7 @@ pub struct Inputs {
     seen: watch::Receiver<u64>,
     /// One flag for each watched kind: whether it is known, live or from disk.
     known: Vec<watch::Receiver<Knowledge>>,
+    savers: Vec<JoinHandle<()>>,
 }
 
 /// How much is known of one kind.
@@ -60,6 +62,7 @@ impl Inputs {
             changes,
             seen,
             known: Vec::new(),
+            savers: Vec::new(),
         }
     }
 
@@ -97,12 +100,12 @@ impl Inputs {
             );
         }
         if let Some(file) = saved {
-            tokio::spawn(save(
+            self.savers.push(tokio::spawn(save(
                 watched.clone(),
                 file,
                 self.changes.subscribe(),
                 self.shutdown.clone(),
-            ));
+            )));
         }
         tokio::spawn(follow(name, api, config, index, self.shutdown.clone()));
         watched
@@ -134,6 +137,16 @@ impl Inputs {
             }
             if self.knowledge() > Knowledge::Nothing {
                 return;
+            }
+        }
+    }
+
+    /// Waits, once shut down, until the last changes are on disk. A daemon that saves its inputs calls it
+    /// before it ends, or its next start would lack what came in the last second.
+    pub async fn saved(&mut self) {
+        for saver in self.savers.drain(..) {
+            if let Err(e) = saver.await {
+                tracing::warn!(error = %e, "saving inputs failed");
             }
         }
     }
@@ -323,7 +336,7 @@ fn understood<K: Input>(kind: &str, object: DeserializeGuard<K>) -> Option<K> {
     }
 }
 
-/// Writes the objects to disk, a second after a change at the earliest.
+/// Writes the objects to disk, a second after a change at the earliest, and at the end.
 async fn save<K: Input>(
     watched: Watched<K>,
     file: SavedFile,
@@ -331,12 +344,18 @@ async fn save<K: Input>(
     shutdown: Shutdown,
 ) {
     let mut last: Option<Vec<(Key, Option<String>)>> = None;
-    loop {
+    let mut ending = false;
+    while !ending {
+        let pause = async {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = shutdown.wait() => return,
+            () = pause => {}
+            () = shutdown.wait() => ending = true,
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
         if watched.knowledge() != Knowledge::Live {
             continue;
         }

@@ -91,6 +91,8 @@ async fn serve(args: Args) -> Result<()> {
     let result = gateway.follow(&mut inputs, &status, &shutdown).await;
     shutdown.trigger();
     publishing.await.context("publishing failed")?;
+    // While the data path still runs; the successor starts from it once the lock is free.
+    inputs.saved().await;
     drop(gateway);
     drop(lock);
     tracing::info!("stopped");

@@ -106,6 +106,7 @@ pub async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             () = tokio::time::sleep_until(deadline) => {}
             () = shutdown.wait() => {
                 tracing::info!("stopping; the node keeps its routes");
+                inputs.saved().await;
                 return Ok(());
             }
         }

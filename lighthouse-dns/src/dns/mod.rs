@@ -155,9 +155,16 @@ impl Daemon {
             self.status,
             self.shutdown.clone(),
         );
+        tokio::pin!(follow);
         tokio::select! {
-            ended = self.server.serve(&self.shutdown) => ended,
-            () = follow => Ok(()),
+            ended = self.server.serve(&self.shutdown) => {
+                if self.shutdown.is_triggered() {
+                    // It writes what it saw last.
+                    follow.await;
+                }
+                ended
+            }
+            () = &mut follow => Ok(()),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn follow(
     loop {
         tokio::select! {
             () = inputs.changed(CALM) => {}
-            () = shutdown.wait() => return,
+            () = shutdown.wait() => return inputs.saved().await,
         }
         let first = !handler.has_snapshot();
         if names.update() || first {
