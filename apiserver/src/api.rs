@@ -12,6 +12,7 @@ use crate::auth::{StaticTokens, User};
 use crate::builtin::service::Addresses;
 use crate::catalog::Catalogs;
 use crate::config::Version;
+use crate::rest::shared::{Initials, Lines};
 use crate::store::Store;
 
 /// Settings that requests need.
@@ -44,6 +45,10 @@ pub(crate) struct Api {
     pub(crate) addresses: Arc<Addresses>,
     /// Settings.
     pub(crate) settings: Settings,
+    /// The states that watches begin with.
+    pub(crate) initials: Initials,
+    /// Events in the forms of watches.
+    pub(crate) lines: Lines,
     /// Tells watches that rights have changed.
     pub(crate) rights: watch::Sender<u64>,
     /// Tells watches to end.

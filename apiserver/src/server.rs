@@ -24,6 +24,7 @@ use crate::catalog::Catalogs;
 use crate::config::{Config, Data};
 use crate::error::Error;
 use crate::http::Service;
+use crate::rest::shared::{FIRST_STATE, Initials, Lines};
 use crate::store::{Location, Store};
 use crate::{controllers, files, manifests, tls};
 
@@ -89,6 +90,8 @@ impl Server {
                 version: config.version.clone(),
                 max_body: config.max_body,
             },
+            initials: Initials::default(),
+            lines: Lines::default(),
             rights: watch::channel(0).0,
             shutdown: watch::channel(false).0,
             store,
@@ -105,6 +108,7 @@ impl Server {
         if config.controllers {
             tasks.spawn(controllers::run(api.clone()));
         }
+        tasks.spawn(tidy(api.clone()));
         let mut addrs = Vec::new();
         for listener in config.listeners {
             addrs.push(listener.local_addr().map_err(Error::Listener)?);
@@ -247,6 +251,18 @@ fn signer(dir: Option<&Path>) -> Result<Signer, Error> {
     let key = make()?;
     files::write(&path, STANDARD.encode(&key).as_bytes(), true)?;
     Signer::new(&key).map_err(Error::Other)
+}
+
+/// Forgets what is kept for a while only.
+async fn tidy(api: Arc<Api>) {
+    let mut shutdown = api.shutdown.subscribe();
+    let mut ticks = tokio::time::interval(FIRST_STATE / 6);
+    loop {
+        tokio::select! {
+            () = ended(&mut shutdown) => return,
+            _ = ticks.tick() => api.initials.prune(),
+        }
+    }
 }
 
 async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, api: Arc<Api>) {

@@ -56,6 +56,7 @@ async fn with_window(events: usize) -> Server {
     config.window = Window {
         events,
         bytes: 1 << 20,
+        ..Window::default()
     };
     config.controllers = false;
     Server::start(config).await.unwrap()

@@ -1,5 +1,6 @@
 //! From HTTP requests to the verbs, and back.
 
+mod health;
 pub(crate) mod negotiate;
 pub(crate) mod query;
 mod resource;
@@ -138,7 +139,14 @@ where
         return Err(refusal(&user, &attributes));
     }
     let target = match route {
-        Route::Path(_) => return Ok(plain(api, &parts.method, &path, &parts.headers)),
+        Route::Path(verb) => {
+            if matches!(verb.as_str(), "get" | "head")
+                && let Some(response) = health::serve(api, &path, &query).await
+            {
+                return Ok(response);
+            }
+            return Ok(plain(api, &parts.method, &path, &parts.headers));
+        }
         Route::Resource(t) => t,
     };
     let limit = api.settings.max_body;
@@ -267,7 +275,6 @@ fn plain(api: &Api, method: &Method, path: &str, headers: &HeaderMap) -> Respons
         return error(&ApiError::method_not_allowed());
     }
     match path.trim_end_matches('/') {
-        "/healthz" | "/livez" | "/readyz" | "/healthz/ping" => text_response(StatusCode::OK, "ok"),
         "/version" => {
             let v = &api.settings.version;
             json_response(

@@ -54,6 +54,16 @@ impl Query {
         self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
+    /// All values of a parameter.
+    pub(crate) fn all(&self, key: &str) -> Vec<&str> {
+        let of = |(k, v): &'_ (String, String)| k == key && !v.is_empty();
+        self.pairs
+            .iter()
+            .filter(|p| of(p))
+            .map(|(_, v)| v.as_str())
+            .collect()
+    }
+
     /// Whether a parameter is set and not false.
     pub(crate) fn flag(&self, key: &str) -> bool {
         self.get(key)

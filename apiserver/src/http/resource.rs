@@ -8,14 +8,14 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::negotiate::{Encoding, View, negotiate};
-use super::respond::{bytes_response, encoded, warn};
+use super::respond::{body_response, encoded, warn};
 use super::{Call, header, manager};
 use crate::api::Api;
 use crate::catalog::Resource;
 use crate::rest::delete::{DeleteOptions, Deleted, delete, delete_collection};
-use crate::rest::list::{ListOptions, list, to_json, wrap};
+use crate::rest::list::{ListOptions, list, wrap};
 use crate::rest::update::{Place, update};
-use crate::rest::{Context, FieldValidation, Outcome, create, meta, patch, read, watch};
+use crate::rest::{Context, FieldValidation, Outcome, create, meta, patch, read, send, watch};
 use crate::reviews;
 use crate::status::{ApiError, ApiResult, Cause};
 use crate::table::{self, Include};
@@ -261,10 +261,10 @@ fn lists(
     let options = ListOptions::parse(&call.query, resource)?;
     let listed = list(api, resource, namespace, &options)?;
     if view == View::Plain && encoding == Encoding::Json {
-        return Ok(bytes_response(
+        return Ok(body_response(
             StatusCode::OK,
             "application/json",
-            to_json(resource, &listed),
+            send::body(resource, listed),
         ));
     }
     let objects: Vec<Value> = listed.items.iter().map(|o| resource.decode(o)).collect();

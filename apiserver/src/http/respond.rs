@@ -15,7 +15,12 @@ pub(crate) fn bytes_response(
     media_type: &'static str,
     bytes: impl Into<Bytes>,
 ) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes.into()));
+    body_response(status, media_type, Body::from(bytes.into()))
+}
+
+/// A response with this body.
+pub(crate) fn body_response(status: StatusCode, media_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
         .headers_mut()

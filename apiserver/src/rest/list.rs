@@ -13,7 +13,7 @@ use crate::catalog::Resource;
 use crate::http::query::Query;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, ApiResult, Cause};
-use crate::store::{Page, Stored};
+use crate::store::{Snapshot, Stored, object_key};
 
 /// What a list or watch asks for.
 #[derive(Debug, Clone, Default)]
@@ -233,17 +233,17 @@ pub(crate) fn list(
         (e, next)
     };
     let mut from: Option<String> = None;
-    let page: Page = if options.token.is_empty() {
+    let page: Snapshot = if options.token.is_empty() {
         match asked {
             Some(rv) if rv > now => return Err(ApiError::future_version(rv, now)),
             Some(rv) if options.version_match == "Exact" => {
-                api.store.list_at(&resource.storage, namespace, rv).map_err(|_| {
+                api.store.snapshot_at(&resource.storage, rv).map_err(|_| {
                     ApiError::expired(format!(
                         "The resourceVersion for the provided list is too old: {rv}"
                     ))
                 })?
             }
-            _ => api.store.list(&resource.storage, namespace),
+            _ => api.store.snapshot(&resource.storage),
         }
     } else {
         if asked.is_some_and(|rv| rv > 0) {
@@ -255,8 +255,8 @@ pub(crate) fn list(
         from = Some(t.start.trim_start_matches('/').to_owned());
         match u64::try_from(t.rv) {
             // A token without a version goes on with what there is now.
-            Err(_) => api.store.list(&resource.storage, namespace),
-            Ok(rv) => api.store.list_at(&resource.storage, namespace, rv).map_err(|_| {
+            Err(_) => api.store.snapshot(&resource.storage),
+            Ok(rv) => api.store.snapshot_at(&resource.storage, rv).map_err(|_| {
                 let (mut e, next) = expired(
                     URL_SAFE_NO_PAD.encode(
                         serde_json::to_vec(&Token {
@@ -279,47 +279,47 @@ pub(crate) fn list(
     } else {
         format!("{namespace}/")
     };
-    let relative = |o: &Stored| {
-        o.key()
-            .strip_prefix(&prefix)
-            .map(str::to_owned)
-            .unwrap_or_else(|| o.key())
-    };
-    let mut items = Vec::new();
-    let mut more = false;
-    let mut remaining = 0;
+    let begin = from.map(|f| format!("{prefix}{f}")).unwrap_or_default();
     let everything = options.labels.is_empty() && options.fields.is_empty();
-    for object in page.items {
-        if let Some(from) = &from
-            && relative(&object) < *from
-        {
-            continue;
-        }
-        if options.limit > 0 && items.len() == options.limit {
-            if everything {
-                more = true;
-                remaining += 1;
-                continue;
-            }
-            if select(&object, options) {
-                more = true;
-                break;
-            }
-            continue;
-        }
-        if select(&object, options) {
-            items.push(object);
-        }
+    let mut items = Vec::new();
+    let mut next: Option<&Arc<Stored>> = None;
+    let named = options
+        .fields
+        .name()
+        .filter(|_| !resource.namespaced || !namespace.is_empty());
+    if let Some(name) = named {
+        // One object at most: no need to look at the others.
+        let key = object_key(namespace, name);
+        let found = page.objects.get(&key).filter(|o| *o.key >= *begin);
+        items.extend(found.filter(|o| select(o, options)).cloned());
+    } else {
+        let mut selected = page
+            .objects
+            .within(namespace, &begin)
+            .filter(|o| everything || select(o, options));
+        let size = if options.limit == 0 {
+            usize::MAX
+        } else {
+            options.limit
+        };
+        items.extend(selected.by_ref().take(size).cloned());
+        next = selected.next();
     }
-    let token = match items.last() {
-        Some(last) if more => token(page.rv, &relative(last)),
+    let token = match (items.last(), next) {
+        (Some(last), Some(_)) => token(
+            page.rv,
+            last.key.strip_prefix(prefix.as_str()).unwrap_or(&last.key),
+        ),
         _ => String::new(),
     };
+    let remaining = next
+        .filter(|_| everything)
+        .map(|next| page.objects.count_within(namespace, &next.key));
     Ok(Listed {
         items,
         rv: page.rv,
         token,
-        remaining: (more && everything).then_some(remaining),
+        remaining,
     })
 }
 
@@ -353,31 +353,4 @@ pub(crate) fn wrap(
     out.insert("kind".into(), resource.list_kind.clone().into());
     out.insert("metadata".into(), Value::Object(metadata));
     Value::Object(out)
-}
-
-/// The same as JSON, without parsing what can be sent as it is stored.
-pub(crate) fn to_json(resource: &Resource, listed: &Listed) -> Vec<u8> {
-    if !resource.verbatim() || !resource.custom() {
-        let items = listed.items.iter().map(|o| resource.decode(o)).collect();
-        let value = wrap(resource, items, listed.rv, &listed.token, listed.remaining);
-        return serde_json::to_vec(&value).unwrap_or_default();
-    }
-    let shell = wrap(resource, Vec::new(), listed.rv, &listed.token, listed.remaining);
-    let size: usize = listed.items.iter().map(|o| o.json.len() + 1).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    out.extend_from_slice(b"{\"apiVersion\":");
-    out.extend_from_slice(shell["apiVersion"].to_string().as_bytes());
-    out.extend_from_slice(b",\"items\":[");
-    for (i, object) in listed.items.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(&object.json);
-    }
-    out.extend_from_slice(b"],\"kind\":");
-    out.extend_from_slice(shell["kind"].to_string().as_bytes());
-    out.extend_from_slice(b",\"metadata\":");
-    out.extend_from_slice(shell["metadata"].to_string().as_bytes());
-    out.push(b'}');
-    out
 }

@@ -7,6 +7,8 @@ pub(crate) mod list;
 pub(crate) mod meta;
 pub(crate) mod names;
 pub(crate) mod patch;
+pub(crate) mod send;
+pub(crate) mod shared;
 pub(crate) mod update;
 pub(crate) mod watch;
 

@@ -1,6 +1,6 @@
 //! Watches: a stream of events, read from the store's window at the client's own pace.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,17 +10,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::list::{ListOptions, select};
+use super::shared::Form;
 use crate::api::{Api, ended};
 use crate::auth::User;
 use crate::auth::rbac::Attributes;
 use crate::catalog::Resource;
 use crate::http::negotiate::View;
 use crate::status::{ApiError, ApiResult};
-use crate::store::{Change, Event, Stored};
+use crate::store::{Change, Event, Snapshot, Stored};
 use crate::table;
 
 /// Events sent in one go.
 const CHUNK: usize = 128;
+/// Objects looked at in one go, for those that are asked for.
+const SCAN: usize = 4096;
+/// Bytes sent in one go, but for one object that is larger.
+const CHUNK_BYTES: usize = 64 << 10;
 /// How often a quiet watch hears of the latest version.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// How long a watch lasts that names no time, at least; as much again is spread at random by clients.
@@ -52,11 +57,20 @@ struct Session {
     shutdown: watch::Receiver<bool>,
     deadline: Instant,
     bookmark: Instant,
-    pending: Vec<Arc<Stored>>,
+    /// What is left to send of what there was at the start.
+    initial: Option<Initial>,
     /// Send the bookmark that ends the initial events.
     announce: bool,
     columns_sent: bool,
     over: bool,
+}
+
+/// The state that a watch begins with.
+struct Initial {
+    /// Gone, if the client takes too long to read it.
+    snapshot: Weak<Snapshot>,
+    /// Key of the next object.
+    next: String,
 }
 
 /// Starts a watch. The stream yields lines of JSON.
@@ -78,15 +92,18 @@ pub(crate) fn watch(
         Some(flag) => flag,
         None => asked.unwrap_or(0) == 0,
     };
-    let (pending, cursor) = if initial {
-        let page = api.store.list(&resource.storage, namespace);
-        let items: Vec<_> = page.items.into_iter().filter(|o| select(o, &options)).collect();
-        (items, page.rv)
+    let (initial, cursor) = if initial {
+        let snapshot = api.initials.share(&resource.storage, &api.store);
+        let state = Initial {
+            snapshot: Arc::downgrade(&snapshot),
+            next: String::new(),
+        };
+        (Some(state), snapshot.rv)
     } else {
-        (Vec::new(), asked.filter(|rv| *rv > 0).unwrap_or(now))
+        (None, asked.filter(|rv| *rv > 0).unwrap_or(now))
     };
     let legacy = options.initial.is_none() && options.resource_version.is_empty();
-    let announce = initial && options.bookmarks && (options.initial == Some(true) || legacy);
+    let announce = initial.is_some() && options.bookmarks && (options.initial == Some(true) || legacy);
     let timeout = options
         .timeout
         .filter(|s| *s > 0)
@@ -95,8 +112,6 @@ pub(crate) fn watch(
     // A watch does not outlive the token that it was opened with.
     let left = watcher.token.as_ref().and_then(|t| api.token_lifetime(t));
     let timeout = left.map_or(timeout, |left| timeout.min(left));
-    let mut pending = pending;
-    pending.reverse();
     let session = Session {
         changed,
         rights: api.rights.subscribe(),
@@ -110,7 +125,7 @@ pub(crate) fn watch(
         cursor,
         deadline: Instant::now() + timeout,
         bookmark: Instant::now() + BOOKMARKS,
-        pending,
+        initial,
         announce,
         columns_sent: false,
         over: false,
@@ -128,9 +143,20 @@ impl Session {
                 return None;
             }
             let mut out = Vec::new();
-            while let Some(object) = self.pending.pop() {
-                self.emit("ADDED", &object, None, &mut out);
-                if out.len() > 64 << 10 {
+            if let Some(initial) = self.initial.take() {
+                match initial.snapshot.upgrade() {
+                    Some(snapshot) => self.begin(initial, &snapshot, &mut out),
+                    None => return Some(self.too_old("the first state was not read in time".into())),
+                }
+                if self.initial.is_some() {
+                    if self.lost_rights() {
+                        return None;
+                    }
+                    if out.is_empty() {
+                        // Nothing of much was asked for: let others work too.
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
                     return Some(out);
                 }
             }
@@ -141,23 +167,17 @@ impl Session {
             match self
                 .api
                 .store
-                .events_after(&self.resource.storage, self.cursor, CHUNK)
+                .events_after(&self.resource.storage, self.cursor, CHUNK, CHUNK_BYTES)
             {
                 Err(too_old) => {
-                    self.over = true;
-                    let message = format!("too old resource version: {} ({})", self.cursor, too_old.floor);
-                    let status = ApiError::expired(message).to_value();
-                    line("ERROR", &status.to_string(), &mut out);
+                    let why = format!("{} ({})", self.cursor, too_old.floor);
+                    out.extend(self.too_old(why));
                     return Some(out);
                 }
                 Ok((events, upto)) => {
                     // Looked at after the events were read: rights that ended before an event are seen.
-                    if self.rights.has_changed().unwrap_or(true) {
-                        self.rights.mark_unchanged();
-                        if !self.still_allowed() {
-                            self.over = true;
-                            return (!out.is_empty()).then_some(out);
-                        }
+                    if self.lost_rights() {
+                        return (!out.is_empty()).then_some(out);
                     }
                     for event in &events {
                         self.transition(event, &mut out);
@@ -170,6 +190,33 @@ impl Session {
             }
             if let Some(out) = self.wait().await {
                 return Some(out);
+            }
+        }
+    }
+
+    /// Ends the watch: the client has to list again.
+    fn too_old(&mut self, why: String) -> Vec<u8> {
+        self.over = true;
+        let status = ApiError::expired(format!("too old resource version: {why}")).to_value();
+        let mut out = Vec::new();
+        line("ERROR", &status.to_string(), &mut out);
+        out
+    }
+
+    /// Sends a piece of the first state.
+    fn begin(&mut self, mut initial: Initial, snapshot: &Snapshot, out: &mut Vec<u8>) {
+        for (n, object) in snapshot
+            .objects
+            .within(&self.namespace, &initial.next)
+            .enumerate()
+        {
+            if out.len() > CHUNK_BYTES || n == SCAN {
+                initial.next = object.key.to_string();
+                self.initial = Some(initial);
+                return;
+            }
+            if select(object, &self.options) {
+                self.emit("ADDED", object, None, out);
             }
         }
     }
@@ -200,6 +247,15 @@ impl Session {
         None
     }
 
+    /// Ends the watch of somebody who may watch no more.
+    fn lost_rights(&mut self) -> bool {
+        if self.rights.has_changed().unwrap_or(true) {
+            self.rights.mark_unchanged();
+            self.over |= !self.still_allowed();
+        }
+        self.over
+    }
+
     fn still_allowed(&self) -> bool {
         let user = match &self.watcher.token {
             Some(token) => match self.api.authenticate(token) {
@@ -227,6 +283,10 @@ impl Session {
         match (before, after) {
             (false, true) => self.emit("ADDED", &event.object, None, out),
             (true, true) => self.emit("MODIFIED", &event.object, None, out),
+            // What was deleted stands in the store at the version of its deletion.
+            (true, false) if event.change == Change::Deleted => {
+                self.emit("DELETED", &event.object, None, out);
+            }
             (true, false) => {
                 // The last state that matched, at the version of the change.
                 let last = event.prev.as_ref().unwrap_or(&event.object);
@@ -236,7 +296,7 @@ impl Session {
         }
     }
 
-    fn emit(&mut self, kind: &str, object: &Arc<Stored>, rv: Option<u64>, out: &mut Vec<u8>) {
+    fn emit(&mut self, kind: &'static str, object: &Arc<Stored>, rv: Option<u64>, out: &mut Vec<u8>) {
         if self.view == View::Plain && rv.is_none() && self.resource.verbatim() {
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
@@ -245,24 +305,16 @@ impl Session {
             out.extend_from_slice(b"}\n");
             return;
         }
-        let mut value = self.resource.decode(object);
-        if let Some(rv) = rv {
-            super::meta::of(&mut value).insert("resourceVersion".into(), rv.to_string().into());
-        }
-        let shown = match &self.view {
-            View::Plain => value,
-            View::Partial => table::partial(&value),
-            View::Table(include) => {
-                let rv = super::meta::text(&value, "resourceVersion").to_owned();
-                let mut t = table::table(&self.resource, &[value], *include, &rv, "", None);
-                if self.columns_sent {
-                    t["columnDefinitions"] = Value::Null;
-                }
-                self.columns_sent = true;
-                t
-            }
+        let form = Form {
+            rv: (object.rv, rv.unwrap_or(object.rv)),
+            kind,
+            resource: self.resource.clone(),
+            view: self.view.clone(),
+            columns: !self.columns_sent,
         };
-        line(kind, &shown.to_string(), out);
+        self.columns_sent = matches!(self.view, View::Table(_));
+        let made = self.api.lines.get(form.clone(), || form.line(object));
+        out.extend_from_slice(&made);
     }
 
     fn emit_bookmark(&mut self, initial: bool, out: &mut Vec<u8>) {
@@ -289,6 +341,31 @@ impl Session {
             }
         };
         line("BOOKMARK", &object.to_string(), out);
+    }
+}
+
+impl Form {
+    /// Makes the event's line.
+    fn line(&self, object: &Stored) -> Vec<u8> {
+        let mut value = self.resource.decode(object);
+        if self.rv.0 != self.rv.1 {
+            super::meta::of(&mut value).insert("resourceVersion".into(), self.rv.1.to_string().into());
+        }
+        let shown = match &self.view {
+            View::Plain => value,
+            View::Partial => table::partial(&value),
+            View::Table(include) => {
+                let rv = self.rv.1.to_string();
+                let mut t = table::table(&self.resource, &[value], *include, &rv, "", None);
+                if !self.columns {
+                    t["columnDefinitions"] = Value::Null;
+                }
+                t
+            }
+        };
+        let mut out = Vec::new();
+        line(self.kind, &shown.to_string(), &mut out);
+        out
     }
 }
 

@@ -1,16 +1,22 @@
-//! The file under the store: redb, one table of objects and one of facts about the store itself.
+//! The file under the store: redb, one table of objects and two of facts about the store itself.
 
+use std::collections::HashMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The version of each resource's last change.
+const LASTS: TableDefinition<'_, &str, u64> = TableDefinition::new("lasts");
 const FORMAT: u64 = 1;
 /// Everything is served from memory; the page cache only serves writes.
 const CACHE_BYTES: usize = 16 << 20;
+/// Time between two tries to open the file again, at least.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// One change of a batch.
 pub(super) enum Change {
@@ -21,106 +27,192 @@ pub(super) enum Change {
 }
 
 /// What a start reads.
+#[derive(Default)]
 pub(super) struct Loaded {
     /// Last resource version given out.
-    pub(crate) rv: u64,
+    pub(super) rv: u64,
+    /// Version since which the last changes of resources are written down.
+    pub(super) since: u64,
+    /// Those.
+    pub(super) lasts: HashMap<String, u64>,
     /// Key and JSON of every object.
-    pub(crate) objects: Vec<(String, Bytes)>,
+    pub(super) objects: Vec<(String, Bytes)>,
 }
 
 pub(super) struct Disk {
     path: PathBuf,
     db: Option<Database>,
+    /// Versions that the file may be at when it is opened again.
+    known: [u64; 2],
+    failed: Option<Failure>,
 }
 
-fn say(path: &Path, what: &str, e: impl std::fmt::Display) -> String {
-    format!("the store {} cannot be {what}: {e}", path.display())
+/// Why the file was closed, and when it may be tried again.
+struct Failure {
+    why: String,
+    again: Instant,
+}
+
+fn open(path: &Path, create: bool) -> Result<Database, String> {
+    // It holds Secrets: its owner's alone.
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| e.to_string())?;
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_file(file)
+        .map_err(|e| e.to_string())
+}
+
+fn load(db: &Database) -> Result<Loaded, redb::Error> {
+    let write = db.begin_write()?;
+    {
+        write.open_table(OBJECTS)?;
+        write.open_table(LASTS)?;
+        let mut meta = write.open_table(META)?;
+        if meta.get("format")?.is_none() {
+            meta.insert("format", FORMAT)?;
+        }
+        if meta.get("since")?.is_none() {
+            let rv = meta.get("rv")?.map_or(1, |v| v.value());
+            meta.insert("since", rv)?;
+        }
+    }
+    write.commit()?;
+    let txn = db.begin_read()?;
+    let meta = txn.open_table(META)?;
+    let number = |key: &str| -> Result<u64, redb::Error> { Ok(meta.get(key)?.map_or(0, |v| v.value())) };
+    let mut loaded = Loaded {
+        rv: number("rv")?,
+        since: number("since")?,
+        ..Loaded::default()
+    };
+    for row in txn.open_table(LASTS)?.iter()? {
+        let (key, value) = row?;
+        loaded.lasts.insert(key.value().to_owned(), value.value());
+    }
+    for row in txn.open_table(OBJECTS)?.iter()? {
+        let (key, value) = row?;
+        loaded
+            .objects
+            .push((key.value().to_owned(), Bytes::copy_from_slice(value.value())));
+    }
+    Ok(loaded)
+}
+
+fn version(db: &Database) -> Result<u64, redb::Error> {
+    let txn = db.begin_read()?;
+    let meta = txn.open_table(META)?;
+    Ok(meta.get("rv")?.map_or(0, |v| v.value()))
+}
+
+fn write(db: &Database, changes: &[Change], lasts: &HashMap<&str, u64>, rv: u64) -> Result<(), redb::Error> {
+    let txn = db.begin_write()?;
+    {
+        let mut objects = txn.open_table(OBJECTS)?;
+        for change in changes {
+            match change {
+                Change::Put(key, json) => objects.insert(key.as_str(), json.as_ref())?,
+                Change::Remove(key) => objects.remove(key.as_str())?,
+            };
+        }
+        let mut table = txn.open_table(LASTS)?;
+        for (resource, rv) in lasts {
+            table.insert(resource, rv)?;
+        }
+        txn.open_table(META)?.insert("rv", rv)?;
+    }
+    txn.commit()?;
+    Ok(())
 }
 
 impl Disk {
     /// Opens or makes the file and reads all of it.
     pub(super) fn open(path: &Path) -> Result<(Self, Loaded), String> {
-        let mut disk = Disk {
-            path: path.to_owned(),
-            db: None,
+        let say = |what: &str, e: &dyn std::fmt::Display| {
+            format!("the store {} cannot be {what}: {e}", path.display())
         };
-        let loaded = disk.load()?;
+        let db = open(path, true).map_err(|e| say("opened", &e))?;
+        let loaded = load(&db).map_err(|e| say("read", &e))?;
+        let disk = Disk {
+            path: path.to_owned(),
+            db: Some(db),
+            known: [loaded.rv; 2],
+            failed: None,
+        };
         Ok((disk, loaded))
     }
 
-    fn database(&mut self) -> Result<&Database, String> {
-        if self.db.is_none() {
-            // It holds Secrets: its owner's alone.
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&self.path)
-                .map_err(|e| say(&self.path, "opened", e))?;
-            let db = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create_file(file)
-                .map_err(|e| say(&self.path, "opened", e))?;
-            self.db = Some(db);
-        }
-        self.db
-            .as_ref()
-            .ok_or_else(|| say(&self.path, "opened", "it is closed"))
+    /// Whether the file is closed because of a failure.
+    pub(super) fn broken(&self) -> bool {
+        self.failed.is_some()
     }
 
-    fn load(&mut self) -> Result<Loaded, String> {
-        let path = self.path.clone();
-        let read = |db: &Database| -> Result<Loaded, redb::Error> {
-            let write = db.begin_write()?;
-            {
-                write.open_table(OBJECTS)?;
-                let mut meta = write.open_table(META)?;
-                if meta.get("format")?.is_none() {
-                    meta.insert("format", FORMAT)?;
-                }
-            }
-            write.commit()?;
-            let txn = db.begin_read()?;
-            let meta = txn.open_table(META)?;
-            let rv = meta.get("rv")?.map(|v| v.value()).unwrap_or(0);
-            let table = txn.open_table(OBJECTS)?;
-            let mut objects = Vec::new();
-            for row in table.iter()? {
-                let (key, value) = row?;
-                objects.push((key.value().to_owned(), Bytes::copy_from_slice(value.value())));
-            }
-            Ok(Loaded { rv, objects })
-        };
-        let db = self.database()?;
-        read(db).map_err(|e| say(&path, "read", e))
+    /// Opens the file again after a failure: the same file, as this process left it.
+    fn reopen(&mut self) -> Result<Database, String> {
+        let db = open(&self.path, false)?;
+        let rv = version(&db).map_err(|e| e.to_string())?;
+        if !self.known.contains(&rv) {
+            return Err(format!(
+                "the file is at version {rv} and not at {}: something else has written or replaced it",
+                self.known[0]
+            ));
+        }
+        self.known[0] = rv;
+        Ok(db)
     }
 
-    /// Writes a batch durably. After an error nothing of it may be relied on, and the file is reopened
-    /// by the next call.
-    pub(super) fn commit(&mut self, changes: &[Change], rv: u64) -> Result<(), String> {
-        let path = self.path.clone();
-        let write = |db: &Database| -> Result<(), redb::Error> {
-            let txn = db.begin_write()?;
-            {
-                let mut objects = txn.open_table(OBJECTS)?;
-                for change in changes {
-                    match change {
-                        Change::Put(key, json) => objects.insert(key.as_str(), json.as_ref())?,
-                        Change::Remove(key) => objects.remove(key.as_str())?,
-                    };
-                }
-                txn.open_table(META)?.insert("rv", rv)?;
-            }
-            txn.commit()?;
-            Ok(())
-        };
-        let outcome = write(self.database()?);
-        if let Err(e) = outcome {
-            self.db = None;
-            return Err(say(&path, "written", e));
+    /// Writes a batch durably. After an error nothing of it may be relied on; the file is closed, and later
+    /// calls try to open it again. The error names the cause but not the path: it is shown to clients.
+    pub(super) fn commit(
+        &mut self,
+        changes: &[Change],
+        lasts: &HashMap<&str, u64>,
+        rv: u64,
+    ) -> Result<(), String> {
+        if let Some(failure) = &self.failed
+            && Instant::now() < failure.again
+        {
+            return Err(failure.why.clone());
         }
-        Ok(())
+        let begun = Instant::now();
+        let db = match self.db.take() {
+            Some(db) => Ok(db),
+            None => self.reopen(),
+        };
+        let outcome = db.and_then(|db| {
+            // The file may be at this version from here on, whatever comes back.
+            self.known[1] = rv;
+            let done = write(&db, changes, lasts, rv).map_err(|e| e.to_string());
+            done.map(|()| db)
+        });
+        match outcome {
+            Ok(db) => {
+                self.db = Some(db);
+                self.known = [rv; 2];
+                if self.failed.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the store can be written again");
+                }
+                Ok(())
+            }
+            Err(e) => {
+                if self.failed.is_none() {
+                    tracing::error!(path = %self.path.display(), error = %e, "the store cannot be written");
+                }
+                let why = format!("the store cannot be written: {e}");
+                // Opening reads the whole file: a large one is not tried over and over.
+                let pause = RETRY.max(begun.elapsed() * 4);
+                self.failed = Some(Failure {
+                    why: why.clone(),
+                    again: Instant::now() + pause,
+                });
+                Err(why)
+            }
+        }
     }
 }

@@ -4,20 +4,26 @@
 //! commits the batch with one sync, and only then changes what readers see and what watchers get.
 //! Each resource keeps a window of its last events: watches read from it at their own pace, so a slow
 //! reader costs nothing and, once the window has passed it, is told 410. The same window, read
-//! backwards, gives lists at an older resource version.
+//! backwards, gives lists at an older resource version. Lists work on snapshots ([`Objects`]), outside
+//! of the lock that the writer needs.
 
 mod disk;
 mod object;
+mod objects;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock, RwLockReadGuard, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use object::{Stored, object_key};
+pub(crate) use objects::Objects;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub(crate) struct Event {
     pub(crate) object: Arc<Stored>,
     /// The object before the change.
     pub(crate) prev: Option<Arc<Stored>>,
+    /// When it was written.
+    at: Instant,
 }
 
 /// Where an object stands.
@@ -96,8 +104,11 @@ pub(crate) enum WriteError {
 pub struct Window {
     /// Events per resource.
     pub events: usize,
-    /// Bytes of JSON that the events of a resource may hold.
+    /// Bytes of JSON that the events of a resource may hold. What the first change of an object replaced is
+    /// kept too, so that it may be twice as much.
     pub bytes: usize,
+    /// Age of events.
+    pub age: Duration,
 }
 
 impl Default for Window {
@@ -105,12 +116,13 @@ impl Default for Window {
         Window {
             events: 16_384,
             bytes: 32 << 20,
+            age: Duration::from_secs(600),
         }
     }
 }
 
 struct Resource {
-    objects: BTreeMap<String, Arc<Stored>>,
+    objects: Objects,
     log: VecDeque<Arc<Event>>,
     log_bytes: usize,
     /// Events up to this version are no longer in the log.
@@ -122,19 +134,25 @@ struct Resource {
 struct State {
     rv: u64,
     resources: HashMap<Arc<str>, Resource>,
+    /// Last changes of resources that were known when the store was opened, and the version since which
+    /// all of them are known: up to there nothing can be said.
+    lasts: HashMap<String, u64>,
+    since: u64,
     /// Last write that the collector has to look at: a deletion, or an object with owners.
     collectable: watch::Sender<u64>,
 }
 
 impl State {
     fn resource(&mut self, name: &Arc<str>) -> &mut Resource {
-        let rv = self.rv;
+        let known = self.lasts.get(&**name).copied();
+        let last = known.unwrap_or(0);
+        let floor = known.map_or(self.rv, |last| self.since.max(last));
         self.resources.entry(name.clone()).or_insert_with(|| Resource {
-            objects: BTreeMap::new(),
+            objects: Objects::default(),
             log: VecDeque::new(),
             log_bytes: 0,
-            floor: rv,
-            last_rv: 0,
+            floor,
+            last_rv: last,
             changed: watch::channel(0).0,
         })
     }
@@ -145,6 +163,15 @@ pub(crate) struct Page {
     /// The objects.
     pub(crate) items: Vec<Arc<Stored>>,
     /// The version that the list shows.
+    pub(crate) rv: u64,
+}
+
+/// A resource's objects at one version.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    /// The objects.
+    pub(crate) objects: Objects,
+    /// The version.
     pub(crate) rv: u64,
 }
 
@@ -168,6 +195,10 @@ type Answer = oneshot::Sender<Result<Arc<Stored>, WriteError>>;
 
 enum Job {
     Write(Write, Answer),
+    /// Say that the writer works.
+    Ping(oneshot::Sender<()>),
+    #[cfg(test)]
+    Panic,
     /// Close the file, and say so.
     Close(oneshot::Sender<()>),
 }
@@ -193,6 +224,8 @@ impl Store {
         let mut state = State {
             rv: 1,
             resources: HashMap::new(),
+            lasts: HashMap::new(),
+            since: 1,
             collectable: watch::channel(0).0,
         };
         let disk = match location {
@@ -200,6 +233,8 @@ impl Store {
             Location::File(path) => {
                 let (disk, loaded) = disk::Disk::open(path)?;
                 state.rv = loaded.rv.max(1);
+                state.since = loaded.since;
+                state.lasts = loaded.lasts;
                 for (key, json) in loaded.objects {
                     let (resource, _) = key
                         .split_once('/')
@@ -209,7 +244,7 @@ impl Store {
                     let name: Arc<str> = Arc::from(resource);
                     let slot = state.resource(&name);
                     slot.last_rv = slot.last_rv.max(stored.rv);
-                    slot.objects.insert(stored.key(), Arc::new(stored));
+                    slot.objects.insert(Arc::new(stored));
                 }
                 Some(disk)
             }
@@ -252,47 +287,53 @@ impl Store {
             .cloned()
     }
 
-    /// All objects of a resource, of one namespace or of all, as of now.
-    pub(crate) fn list(&self, resource: &str, namespace: &str) -> Page {
+    /// A resource's objects as of now.
+    pub(crate) fn snapshot(&self, resource: &str) -> Snapshot {
         let state = self.read();
-        let items = state
+        let objects = state
             .resources
             .get(resource)
-            .map(|r| slice(&r.objects, namespace))
+            .map(|r| r.objects.clone())
             .unwrap_or_default();
-        Page { items, rv: state.rv }
+        Snapshot {
+            objects,
+            rv: state.rv,
+        }
     }
 
-    /// All objects of a resource as they stood at `rv`.
-    pub(crate) fn list_at(&self, resource: &str, namespace: &str, rv: u64) -> Result<Page, TooOld> {
-        let state = self.read();
-        let Some(r) = state.resources.get(resource) else {
-            return Ok(Page {
-                items: Vec::new(),
-                rv,
-            });
-        };
-        if rv < r.floor {
-            return Err(TooOld { floor: r.floor });
-        }
-        if r.last_rv <= rv {
-            return Ok(Page {
-                items: slice(&r.objects, namespace),
-                rv,
-            });
-        }
-        let mut objects = r.objects.clone();
-        for event in r.log.iter().rev().take_while(|e| e.rv > rv) {
-            let key = event.object.key();
-            match &event.prev {
-                Some(prev) => objects.insert(key, prev.clone()),
-                None => objects.remove(&key),
-            };
-        }
-        Ok(Page {
-            items: slice(&objects, namespace),
+    /// All objects of a resource, of one namespace or of all, as of now.
+    pub(crate) fn list(&self, resource: &str, namespace: &str) -> Page {
+        let Snapshot { objects, rv } = self.snapshot(resource);
+        Page {
+            items: objects.within(namespace, "").cloned().collect(),
             rv,
-        })
+        }
+    }
+
+    /// A resource's objects as they stood at `rv`.
+    pub(crate) fn snapshot_at(&self, resource: &str, rv: u64) -> Result<Snapshot, TooOld> {
+        let (mut objects, undo) = {
+            let state = self.read();
+            let Some(r) = state.resources.get(resource) else {
+                return Ok(Snapshot {
+                    objects: Objects::default(),
+                    rv,
+                });
+            };
+            if rv < r.floor {
+                return Err(TooOld { floor: r.floor });
+            }
+            let later = r.log.partition_point(|e| e.rv <= rv);
+            let undo: Vec<_> = r.log.range(later..).cloned().collect();
+            (r.objects.clone(), undo)
+        };
+        for event in undo.iter().rev() {
+            match &event.prev {
+                Some(prev) => objects.insert(prev.clone()),
+                None => objects.remove(&event.object.key),
+            }
+        }
+        Ok(Snapshot { objects, rv })
     }
 
     /// Makes sure that a resource has a window, which begins now if it is new.
@@ -321,12 +362,14 @@ impl Store {
         self.read().collectable.subscribe()
     }
 
-    /// Events of a resource after `rv`, at most `max`, and the version up to which they are complete.
+    /// Events of a resource after `rv`, and the version up to which they are complete: at most `max`, and
+    /// no more once they hold so many bytes.
     pub(crate) fn events_after(
         &self,
         resource: &str,
         rv: u64,
         max: usize,
+        bytes: usize,
     ) -> Result<(Vec<Arc<Event>>, u64), TooOld> {
         let state = self.read();
         let Some(r) = state.resources.get(resource) else {
@@ -336,12 +379,17 @@ impl Store {
             return Err(TooOld { floor: r.floor });
         }
         let from = r.log.partition_point(|e| e.rv <= rv);
-        let events: Vec<_> = r.log.range(from..).take(max).cloned().collect();
-        let upto = match events.last() {
-            Some(last) if events.len() == max => last.rv,
-            _ => state.rv,
-        };
-        Ok((events, upto))
+        let mut events = Vec::new();
+        let mut held = 0;
+        for event in r.log.range(from..) {
+            if events.len() == max || held > bytes {
+                let upto = events.last().map_or(rv, |e: &Arc<Event>| e.rv);
+                return Ok((events, upto));
+            }
+            held += event.object.json.len();
+            events.push(event.clone());
+        }
+        Ok((events, state.rv))
     }
 
     /// Names of the resources that hold objects.
@@ -363,6 +411,20 @@ impl Store {
         wait.await.map_err(|_| gone())?
     }
 
+    /// Whether the writer answers.
+    pub(crate) async fn ping(&self, patience: Duration) -> Result<(), String> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || "the store's writer has ended".to_owned();
+        self.jobs.send(Job::Ping(answer)).map_err(|_| gone())?;
+        match tokio::time::timeout(patience, wait).await {
+            Ok(answer) => answer.map_err(|_| gone()),
+            Err(_) => Err(format!(
+                "the store's writer has not answered for {} s",
+                patience.as_secs_f32()
+            )),
+        }
+    }
+
     /// Finishes the writes under way and closes the file; later writes fail.
     pub(crate) async fn close(&self) {
         let (answer, wait) = oneshot::channel();
@@ -371,13 +433,4 @@ impl Store {
             let _ = wait.await;
         }
     }
-}
-
-fn slice(objects: &BTreeMap<String, Arc<Stored>>, namespace: &str) -> Vec<Arc<Stored>> {
-    if namespace.is_empty() {
-        return objects.values().cloned().collect();
-    }
-    let from = format!("{namespace}/");
-    let to = format!("{namespace}0"); // '0' follows '/'
-    objects.range(from..to).map(|(_, v)| v.clone()).collect()
 }

@@ -6,6 +6,8 @@ use serde_json::Value;
 /// An object as it stands in the store. Immutable; a write makes a new one.
 #[derive(Debug)]
 pub(crate) struct Stored {
+    /// The key inside its resource.
+    pub(crate) key: Box<str>,
     /// Resource version of the write that made it.
     pub(crate) rv: u64,
     /// Namespace, or empty.
@@ -75,10 +77,12 @@ impl Stored {
                     .collect()
             })
             .unwrap_or_default();
+        let (namespace, name) = (text(meta, "namespace"), text(meta, "name"));
         Stored {
+            key: object_key(&namespace, &name).into(),
             rv,
-            namespace: text(meta, "namespace"),
-            name: text(meta, "name"),
+            namespace,
+            name,
             uid: text(meta, "uid"),
             labels,
             owners,
@@ -93,8 +97,8 @@ impl Stored {
     }
 
     /// The key inside its resource.
-    pub(crate) fn key(&self) -> String {
-        object_key(&self.namespace, &self.name)
+    pub(crate) fn key(&self) -> &str {
+        &self.key
     }
 }
 

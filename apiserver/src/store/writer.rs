@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock, mpsc};
+use std::time::{Duration, Instant};
 
 use super::disk::{self, Disk};
 use super::{Answer, Change, Event, Job, Key, Op, State, Stored, Window, Write, WriteError, object_key};
 
 /// Writes that share one sync, at most.
 const BATCH: usize = 256;
+/// How often history is looked through for what is too old.
+const SWEEP: Duration = Duration::from_secs(15);
+/// How often a disk that refused a write is tried again while there is nothing to write.
+const PROBE: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     state: Arc<RwLock<State>>,
@@ -17,6 +22,7 @@ pub(super) struct Writer {
     rv: u64,
     /// Keys whose state on disk is unknown since a commit failed; written again with the next batch.
     unsure: BTreeSet<(Arc<str>, String)>,
+    swept: Instant,
 }
 
 struct Done {
@@ -33,22 +39,35 @@ impl Writer {
             window,
             rv,
             unsure: BTreeSet::new(),
+            swept: Instant::now(),
         }
     }
 
     /// Works until the store is closed, or every handle to it is dropped.
     pub(super) fn run(mut self, inbox: mpsc::Receiver<Job>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
+            let broken = self.disk.as_ref().is_some_and(Disk::broken);
+            let mut next = match inbox.recv_timeout(if broken { PROBE } else { SWEEP }) {
+                Ok(job) => Some(job),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            if next.is_none() && broken {
+                self.probe();
+            }
             let mut batch = Vec::new();
+            let mut pings = Vec::new();
             let mut close = None;
-            let mut next = Some(first);
             while let Some(job) = next {
                 match job {
                     Job::Write(write, answer) => batch.push((write, answer)),
+                    Job::Ping(answer) => pings.push(answer),
                     Job::Close(answer) => {
                         close = Some(answer);
                         break;
                     }
+                    #[cfg(test)]
+                    Job::Panic => panic!("as the test wants it"),
                 }
                 next = if batch.len() < BATCH {
                     inbox.try_recv().ok()
@@ -57,12 +76,35 @@ impl Writer {
                 };
             }
             self.batch(batch);
+            for answer in pings {
+                // Whoever asked may have stopped waiting.
+                let _ = answer.send(());
+            }
+            if self.swept.elapsed() >= SWEEP.min(self.window.age) {
+                self.sweep();
+            }
             if let Some(answer) = close {
                 self.disk = None;
                 drop(inbox);
                 let _ = answer.send(());
                 return;
             }
+        }
+    }
+
+    /// Tries whether the disk can be written again, and brings it up to date if so.
+    fn probe(&mut self) {
+        if let Err(e) = self.persist(&[]) {
+            tracing::debug!(error = %e, "the store still cannot be written");
+        }
+    }
+
+    /// Drops history that is too old, also of resources that nobody writes.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
+        for r in state.resources.values_mut() {
+            r.trim(&self.window);
         }
     }
 
@@ -81,7 +123,7 @@ impl Writer {
             return;
         }
         if let Err(e) = self.persist(&done) {
-            tracing::error!(error = %e, writes = done.len(), "a batch of writes was refused by the disk");
+            tracing::debug!(error = %e, writes = done.len(), "a batch of writes was refused by the disk");
             for (d, answer) in done {
                 self.unsure
                     .insert((d.key.resource.clone(), object_key(&d.key.namespace, &d.key.name)));
@@ -142,6 +184,10 @@ impl Writer {
             },
         };
         let object = Arc::new(object.map_err(WriteError::Storage)?);
+        if *object.key != *object_key(&key.namespace, &key.name) {
+            let why = format!("the object at {} calls itself {}", key.name, object.key);
+            return Err(WriteError::Storage(why));
+        }
         self.rv = rv;
         overlay.insert(key.clone(), (change != Change::Deleted).then(|| object.clone()));
         Ok(Done {
@@ -151,6 +197,7 @@ impl Writer {
                 change,
                 object,
                 prev: current,
+                at: Instant::now(),
             },
         })
     }
@@ -158,6 +205,7 @@ impl Writer {
     fn persist(&mut self, done: &[(Done, Answer)]) -> Result<(), String> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let mut changes = Vec::with_capacity(done.len() + self.unsure.len());
+        let mut lasts: HashMap<&str, u64> = HashMap::new();
         if !self.unsure.is_empty() {
             let state = self.state.read().unwrap_or_else(|e| e.into_inner());
             for (resource, key) in &self.unsure {
@@ -170,22 +218,40 @@ impl Writer {
             }
         }
         for (d, _) in done {
-            let path = format!("{}/{}", d.key.resource, object_key(&d.key.namespace, &d.key.name));
+            let path = format!("{}/{}", d.key.resource, d.event.object.key);
             changes.push(match d.event.change {
                 Change::Deleted => disk::Change::Remove(path),
                 _ => disk::Change::Put(path, d.event.object.json.clone()),
             });
+            lasts.insert(&d.key.resource, d.event.rv);
         }
-        disk.commit(&changes, self.rv)?;
+        disk.commit(&changes, &lasts, self.rv)?;
         self.unsure.clear();
         Ok(())
+    }
+}
+
+impl super::Resource {
+    /// Forgets history beyond the window.
+    fn trim(&mut self, window: &Window) {
+        let now = Instant::now();
+        while let Some(first) = self.log.front() {
+            let many = self.log.len() > window.events;
+            let much = self.log_bytes > window.bytes && self.log.len() > 1;
+            if !many && !much && now.duration_since(first.at) <= window.age {
+                return;
+            }
+            if let Some(old) = self.log.pop_front() {
+                self.log_bytes -= old.object.json.len();
+                self.floor = old.rv;
+            }
+        }
     }
 }
 
 fn apply(state: &mut State, window: &Window, done: Done) {
     let Done { key, event } = done;
     let rv = event.rv;
-    let object_key = object_key(&key.namespace, &key.name);
     let owners_changed = !event.object.owners.is_empty()
         && event
             .prev
@@ -196,18 +262,13 @@ fn apply(state: &mut State, window: &Window, done: Done) {
     }
     let r = state.resource(&key.resource);
     if event.change == Change::Deleted {
-        r.objects.remove(&object_key);
+        r.objects.remove(&event.object.key);
     } else {
-        r.objects.insert(object_key, event.object.clone());
+        r.objects.insert(event.object.clone());
     }
     r.log_bytes += event.object.json.len();
     r.log.push_back(Arc::new(event));
-    while r.log.len() > window.events || (r.log_bytes > window.bytes && r.log.len() > 1) {
-        if let Some(old) = r.log.pop_front() {
-            r.log_bytes -= old.object.json.len();
-            r.floor = old.rv;
-        }
-    }
+    r.trim(window);
     r.last_rv = rv;
     state.rv = rv;
     if let Some(r) = state.resources.get(&key.resource) {

@@ -1,0 +1,117 @@
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+
+const MAPS: &str = "configmaps";
+
+fn put(name: &str, expect: Option<u64>) -> Write {
+    Write {
+        key: Key {
+            resource: MAPS.into(),
+            namespace: "ns".into(),
+            name: name.into(),
+        },
+        expect,
+        op: Op::Put(json!({"metadata": {"namespace": "ns", "name": name}})),
+    }
+}
+
+fn on_disk(dir: &Path) -> Store {
+    Store::open(&Location::File(dir.join("store")), Window::default()).unwrap()
+}
+
+fn in_memory(window: Window) -> Store {
+    Store::open(&Location::Memory, window).unwrap()
+}
+
+#[tokio::test]
+async fn a_writer_that_is_gone_shows() {
+    let store = in_memory(Window::default());
+    let patience = Duration::from_secs(10);
+    store.ping(patience).await.unwrap();
+    store.jobs.send(Job::Panic).unwrap();
+    let error = store.ping(patience).await.unwrap_err();
+    assert!(error.contains("writer has ended"), "{error}");
+    assert!(matches!(
+        store.write(put("a", None)).await,
+        Err(WriteError::Storage(_))
+    ));
+    assert_eq!(store.list(MAPS, "").items.len(), 0, "reads go on");
+}
+
+#[tokio::test]
+async fn history_ends_with_its_age() {
+    let store = in_memory(Window {
+        age: Duration::from_millis(200),
+        ..Window::default()
+    });
+    let first = store.write(put("a", None)).await.unwrap().rv;
+    let second = store.write(put("b", None)).await.unwrap().rv;
+    assert!(store.events_after(MAPS, first, 10, 1 << 20).is_ok());
+    let begun = Instant::now();
+    // Nothing is written any more: the writer has to look by itself. A ping wakes it.
+    loop {
+        store.ping(Duration::from_secs(10)).await.unwrap();
+        if store.snapshot_at(MAPS, first).is_err() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "the history stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(store.events_after(MAPS, first, 10, 1 << 20).is_err());
+    let (events, _) = store.events_after(MAPS, second, 10, 1 << 20).unwrap();
+    assert!(events.is_empty(), "nothing was missed since the last change");
+    assert_eq!(store.snapshot_at(MAPS, second).unwrap().rv, second);
+}
+
+#[tokio::test]
+async fn large_events_come_a_few_at_a_time() {
+    let store = in_memory(Window::default());
+    for n in 0..6 {
+        store.write(put(&format!("m{n}"), None)).await.unwrap();
+    }
+    let (events, upto) = store.events_after(MAPS, 1, 10, 1).unwrap();
+    assert_eq!(
+        (events.len(), upto),
+        (1, events[0].rv),
+        "one is sent, however large"
+    );
+    let (rest, upto) = store.events_after(MAPS, upto, 10, 1 << 20).unwrap();
+    assert_eq!((rest.len(), upto), (5, store.rv()));
+}
+
+#[tokio::test]
+async fn after_a_restart_history_begins_where_each_resource_changed_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(dir.path());
+    let first = store.write(put("a", None)).await.unwrap().rv;
+    let last = store.write(put("b", None)).await.unwrap().rv;
+    let mut other = put("other", None);
+    other.key.resource = "secrets".into();
+    let other = store.write(other).await.unwrap().rv;
+    store.close().await;
+
+    let store = on_disk(dir.path());
+    assert_eq!(store.rv(), other);
+    assert!(
+        store.events_after(MAPS, first, 10, 1 << 20).is_err(),
+        "what came after is lost"
+    );
+    let (events, upto) = store.events_after(MAPS, last, 10, 1 << 20).unwrap();
+    assert_eq!(
+        (events.len(), upto),
+        (0, other),
+        "who knows the last change has missed nothing"
+    );
+    assert_eq!(
+        store
+            .snapshot_at(MAPS, last)
+            .unwrap()
+            .objects
+            .count_within("", ""),
+        2
+    );
+    store.close().await;
+}
