@@ -14,7 +14,7 @@ use crate::rest::{Context, FieldValidation, create, meta, patch};
 
 /// Makes what every server has: namespaces, roles, and its own Service.
 pub(crate) async fn bootstrap(api: &Arc<Api>) -> Result<(), Error> {
-    for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
+    for name in ["kube-system", "kube-public", "kube-node-lease", "default"] {
         ensure(
             api,
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),

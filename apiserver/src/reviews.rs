@@ -98,7 +98,11 @@ fn review(
             if kind == Kind::LocalSubjectAccessReview {
                 a.namespace = namespace.to_owned();
             }
-            json!({"allowed": api.rbac.allows(&asked, &a)})
+            match api.rbac.reason(&asked, &a) {
+                None => json!({"allowed": false}),
+                Some(why) if why.is_empty() => json!({"allowed": true}),
+                Some(why) => json!({"allowed": true, "reason": why}),
+            }
         }
     };
     Ok(Outcome {

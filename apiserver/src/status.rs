@@ -151,6 +151,8 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// `Status.details`, where there are any.
     pub(crate) details: Option<Map<String, Value>>,
+    /// `Status.metadata.continue`: a list goes on from here, though not at the same state.
+    pub(crate) go_on: String,
 }
 
 /// What handlers return.
@@ -199,6 +201,7 @@ impl ApiError {
             reason,
             message,
             details,
+            go_on: String::new(),
         })
     }
 
@@ -272,6 +275,7 @@ impl ApiError {
                 None => by_manager.push((manager.clone(), vec![field.clone()])),
             }
         }
+        by_manager.sort();
         let n = conflicts.len();
         let plural = if n == 1 { "conflict" } else { "conflicts" };
         let mut message = format!("Apply failed with {n} {plural}: ");
@@ -421,6 +425,19 @@ impl ApiError {
         Self::make(StatusCode::GONE, "Expired", message, None)
     }
 
+    /// 410 of a continue token whose state is no longer there; `go_on` goes on with the present one.
+    pub(crate) fn expired_token(go_on: String) -> Box<Self> {
+        let message = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+        let mut e = Self::expired(message.into());
+        e.go_on = go_on;
+        e
+    }
+
+    /// 500 of an error that a real server does not turn into a better answer.
+    pub(crate) fn unexplained(message: String) -> Box<Self> {
+        Self::make(StatusCode::INTERNAL_SERVER_ERROR, "", message, None)
+    }
+
     /// 504: a resource version that the server has not seen.
     pub(crate) fn future_version(asked: u64, current: u64) -> Box<Self> {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
@@ -451,10 +468,17 @@ impl ApiError {
         let mut map = Map::new();
         map.insert("kind".into(), "Status".into());
         map.insert("apiVersion".into(), "v1".into());
-        map.insert("metadata".into(), json!({}));
+        let metadata = if self.go_on.is_empty() {
+            json!({})
+        } else {
+            json!({"continue": self.go_on})
+        };
+        map.insert("metadata".into(), metadata);
         map.insert("status".into(), "Failure".into());
         map.insert("message".into(), self.message.clone().into());
-        map.insert("reason".into(), self.reason.into());
+        if !self.reason.is_empty() {
+            map.insert("reason".into(), self.reason.into());
+        }
         if let Some(details) = &self.details {
             map.insert("details".into(), Value::Object(details.clone()));
         }

@@ -43,16 +43,16 @@ impl Entry {
     }
 
     /// The manager as conflicts name it.
-    fn shown(&self, api_version: &str) -> String {
+    fn shown(&self) -> String {
         let mut out = format!("{:?}", self.name);
         if !self.subresource.is_empty() {
             out.push_str(&format!(" with subresource {:?}", self.subresource));
         }
-        if self.operation != "Apply" || self.api_version != api_version {
+        if self.operation != "Apply" {
             out.push_str(&format!(" using {}", self.api_version));
-        }
-        if self.operation != "Apply" && !self.time.is_empty() {
-            out.push_str(&format!(" at {}", self.time));
+            if !self.time.is_empty() {
+                out.push_str(&format!(" at {}", self.time));
+            }
         }
         out
     }
@@ -293,7 +293,7 @@ pub(crate) fn apply(
             if force {
                 entry.fields = entry.fields.difference(&taken);
             } else {
-                let who = entry.shown(&manager.api_version);
+                let who = entry.shown();
                 conflicts.extend(taken.paths().iter().map(|p| (who.clone(), shown(p))));
             }
         }

@@ -1,5 +1,7 @@
 //! Nobody grants what they do not hold.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::User;
@@ -110,8 +112,35 @@ fn held(rbac: &Rbac, user: &User, namespace: &str, plural: &str, name: &str, wan
     let have = rbac.rules(user, namespace);
     let mut missing: Vec<Rule> = Vec::new();
     for rule in want {
-        for verb in &rule.verbs {
-            for path in &rule.non_resource_urls {
+        for (group, resource, verb) in combinations(rule) {
+            let (base, sub) = resource.split_once('/').unwrap_or((resource, ""));
+            let names: Vec<Option<&String>> = if rule.resource_names.is_empty() {
+                vec![None]
+            } else {
+                rule.resource_names.iter().map(Some).collect()
+            };
+            for n in names {
+                let attributes = Attributes {
+                    verb: verb.clone(),
+                    group: group.clone(),
+                    resource: base.into(),
+                    subresource: sub.into(),
+                    name: n.cloned().unwrap_or_default(),
+                    ..Attributes::default()
+                };
+                if !covered(&have, &attributes, n.is_some()) {
+                    missing.push(Rule {
+                        verbs: vec![verb.clone()],
+                        api_groups: vec![group.clone()],
+                        resources: vec![resource.clone()],
+                        resource_names: n.cloned().into_iter().collect(),
+                        ..Rule::default()
+                    });
+                }
+            }
+        }
+        for path in &rule.non_resource_urls {
+            for verb in &rule.verbs {
                 let literal = have.iter().any(|h| {
                     h.verbs.iter().any(|v| v == "*" || v == verb)
                         && h.non_resource_urls.iter().any(|u| {
@@ -126,59 +155,44 @@ fn held(rbac: &Rbac, user: &User, namespace: &str, plural: &str, name: &str, wan
                     });
                 }
             }
-            for group in &rule.api_groups {
-                for resource in &rule.resources {
-                    let (base, sub) = resource.split_once('/').unwrap_or((resource, ""));
-                    let names: Vec<Option<&String>> = if rule.resource_names.is_empty() {
-                        vec![None]
-                    } else {
-                        rule.resource_names.iter().map(Some).collect()
-                    };
-                    for n in names {
-                        let attributes = Attributes {
-                            verb: verb.clone(),
-                            group: group.clone(),
-                            resource: base.into(),
-                            subresource: sub.into(),
-                            name: n.cloned().unwrap_or_default(),
-                            ..Attributes::default()
-                        };
-                        if !covered(&have, &attributes, n.is_some()) {
-                            missing.push(Rule {
-                                verbs: vec![verb.clone()],
-                                api_groups: vec![group.clone()],
-                                resources: vec![resource.clone()],
-                                resource_names: n.cloned().into_iter().collect(),
-                                ..Rule::default()
-                            });
-                        }
-                    }
-                }
-            }
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = compact(missing).iter().map(shown).collect();
+    let lines: BTreeSet<String> = compact(missing).iter().map(shown).collect();
+    let lines: Vec<String> = lines.into_iter().collect();
     let why = format!(
-        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
         user.name,
-        user.groups,
+        quoted(&user.groups),
         lines.join("\n")
     );
     Err(ApiError::forbidden(GROUP, plural, name, &why))
 }
 
-/// Rules that differ in their verb only become one.
+/// Group, resource and verb of everything that a rule allows.
+fn combinations(rule: &Rule) -> impl Iterator<Item = (&String, &String, &String)> {
+    rule.api_groups.iter().flat_map(move |group| {
+        rule.resources
+            .iter()
+            .flat_map(move |resource| rule.verbs.iter().map(move |verb| (group, resource, verb)))
+    })
+}
+
+/// A list as Go quotes it.
+fn quoted(list: &[String]) -> String {
+    let parts: Vec<String> = list.iter().map(|v| format!("{v:?}")).collect();
+    format!("[{}]", parts.join(" "))
+}
+
+/// Rules about one resource each, without names, that differ in their verb only become one.
 fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     let mut out: Vec<Rule> = Vec::new();
     for rule in rules {
+        let simple = |r: &Rule| r.resource_names.is_empty() && r.non_resource_urls.is_empty();
         let twin = out.iter_mut().find(|o| {
-            o.api_groups == rule.api_groups
-                && o.resources == rule.resources
-                && o.resource_names == rule.resource_names
-                && o.non_resource_urls == rule.non_resource_urls
+            simple(o) && simple(&rule) && o.api_groups == rule.api_groups && o.resources == rule.resources
         });
         match twin {
             Some(twin) => twin.verbs.extend(rule.verbs),
@@ -193,12 +207,12 @@ fn shown(rule: &Rule) -> String {
     for (name, list) in [
         ("APIGroups", &rule.api_groups),
         ("Resources", &rule.resources),
-        ("ResourceNames", &rule.resource_names),
         ("NonResourceURLs", &rule.non_resource_urls),
+        ("ResourceNames", &rule.resource_names),
         ("Verbs", &rule.verbs),
     ] {
         if !list.is_empty() {
-            parts.push(format!("{name}:{list:?}"));
+            parts.push(format!("{name}:{}", quoted(list)));
         }
     }
     format!("{{{}}}", parts.join(", "))

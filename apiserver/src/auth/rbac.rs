@@ -98,7 +98,25 @@ struct Subject {
     namespace: String,
 }
 
+fn shown(namespace: &str, name: &str, role: &RoleRef) -> String {
+    let (kind, place) = if namespace.is_empty() {
+        ("ClusterRoleBinding", String::new())
+    } else {
+        ("RoleBinding", format!("/{namespace}"))
+    };
+    format!("{kind} \"{name}{place}\" of {} {:?}", role.kind, role.name)
+}
+
 impl Subject {
+    fn shown(&self, namespace: &str) -> String {
+        let place = match (self.kind.as_str(), self.namespace.as_str()) {
+            ("ServiceAccount", "") => format!("/{namespace}"),
+            ("ServiceAccount", own) => format!("/{own}"),
+            _ => String::new(),
+        };
+        format!("{} \"{}{place}\"", self.kind, self.name)
+    }
+
     fn is(&self, user: &User, namespace: &str) -> bool {
         match self.kind.as_str() {
             "User" => self.name == user.name,
@@ -148,6 +166,8 @@ struct RoleObject {
 
 #[derive(Debug)]
 struct Binding {
+    /// As reviews name it, but for the subject.
+    shown: String,
     subjects: Vec<Subject>,
     rules: Arc<Vec<Rule>>,
 }
@@ -271,6 +291,7 @@ impl Rbac {
                     continue;
                 };
                 let b = Binding {
+                    shown: shown(&object.namespace, &object.name, &binding.role_ref),
                     subjects: binding.subjects.unwrap_or_default(),
                     rules,
                 };
@@ -296,6 +317,19 @@ impl Rbac {
         let index = self.index();
         index.bindings(&a.namespace).any(|b| {
             b.rules.iter().any(|r| r.allows(a)) && b.subjects.iter().any(|s| s.is(user, &a.namespace))
+        })
+    }
+
+    /// The same, in the words of a review: why the user may, which is empty for administrators.
+    pub(crate) fn reason(&self, user: &User, a: &Attributes) -> Option<String> {
+        if user.groups.iter().any(|g| g == MASTERS) {
+            return Some(String::new());
+        }
+        let index = self.index();
+        index.bindings(&a.namespace).find_map(|b| {
+            let subject = b.subjects.iter().find(|s| s.is(user, &a.namespace))?;
+            let allowed = b.rules.iter().any(|r| r.allows(a));
+            allowed.then(|| format!("RBAC: allowed by {} to {}", b.shown, subject.shown(&a.namespace)))
         })
     }
 

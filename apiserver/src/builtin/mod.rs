@@ -9,6 +9,7 @@ pub(crate) mod rbac;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod small;
+pub(crate) mod stored;
 
 use std::sync::Arc;
 
@@ -66,7 +67,25 @@ pub(crate) fn uses_generation(kind: Kind) -> bool {
             | Kind::DaemonSet
             | Kind::ReplicaSet
             | Kind::StatefulSet
+            | Kind::ReplicationController
+            | Kind::Job
+            | Kind::CronJob
+            | Kind::Ingress
+            | Kind::PodDisruptionBudget
             | Kind::Crd
+    )
+}
+
+/// Whether a deletion that is done answers the object and no `Status`.
+pub(crate) fn answers_deleted(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Pod
+            | Kind::Service
+            | Kind::ServiceAccount
+            | Kind::ResourceQuota
+            | Kind::PersistentVolume
+            | Kind::PersistentVolumeClaim
     )
 }
 
@@ -108,6 +127,9 @@ pub(crate) fn default(kind: Kind, object: &mut Value, old: Option<&Value>) {
         Kind::Deployment | Kind::DaemonSet | Kind::ReplicaSet | Kind::StatefulSet => {
             small::workload(kind, object)
         }
+        Kind::ReplicationController | Kind::Job | Kind::CronJob => stored::default(kind, object),
+        Kind::PodDisruptionBudget | Kind::ResourceQuota => stored::default(kind, object),
+        Kind::PersistentVolume | Kind::PersistentVolumeClaim => stored::default(kind, object),
         _ => {}
     }
 }
@@ -154,6 +176,8 @@ pub(crate) fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
         Kind::Deployment | Kind::DaemonSet | Kind::ReplicaSet | Kind::StatefulSet => {
             small::validate_workload(object)
         }
+        Kind::ReplicationController | Kind::Job | Kind::CronJob => stored::validate(kind, object),
+        Kind::PodDisruptionBudget | Kind::ResourceQuota => stored::validate(kind, object),
         _ => {
             let _ = api;
             Vec::new()

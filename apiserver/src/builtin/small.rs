@@ -169,32 +169,46 @@ pub(super) fn workload(kind: Kind, object: &mut Value) {
     }
     match kind {
         Kind::Deployment => {
-            put(
+            rolling(
                 spec,
                 "strategy",
-                json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}),
+                &[("maxUnavailable", "25%".into()), ("maxSurge", "25%".into())],
             );
             put(spec, "revisionHistoryLimit", 10.into());
             put(spec, "progressDeadlineSeconds", 600.into());
         }
         Kind::DaemonSet => {
-            put(
+            rolling(
                 spec,
                 "updateStrategy",
-                json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}),
+                &[("maxUnavailable", 1.into()), ("maxSurge", 0.into())],
             );
             put(spec, "revisionHistoryLimit", 10.into());
         }
         Kind::StatefulSet => {
             put(spec, "podManagementPolicy", "OrderedReady".into());
-            put(
-                spec,
-                "updateStrategy",
-                json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}),
-            );
+            rolling(spec, "updateStrategy", &[("partition", 0.into())]);
             put(spec, "revisionHistoryLimit", 10.into());
         }
         _ => {}
+    }
+}
+
+/// How a workload goes from one version to the next, where that is not said.
+fn rolling(spec: &mut serde_json::Map<String, Value>, field: &str, defaults: &[(&str, Value)]) {
+    let slot = spec.entry(field).or_insert_with(|| json!({}));
+    let Some(strategy) = slot.as_object_mut() else {
+        return;
+    };
+    strategy.entry("type").or_insert_with(|| "RollingUpdate".into());
+    if strategy["type"] != "RollingUpdate" {
+        return;
+    }
+    let rolling = strategy.entry("rollingUpdate").or_insert_with(|| json!({}));
+    if let Some(rolling) = rolling.as_object_mut() {
+        for (key, value) in defaults {
+            rolling.entry(*key).or_insert_with(|| value.clone());
+        }
     }
 }
 

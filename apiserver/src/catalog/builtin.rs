@@ -4,13 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::{
     apps::v1 as apps, authentication::v1 as authn, authorization::v1 as authz,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    autoscaling::v1 as autoscaling, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, policy::v1 as policy,
     rbac::v1 as rbac,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
-use super::{BUILTIN_VERBS, Origin, Resource, Subresource};
+use super::{BUILTIN_VERBS, Origin, Resource, SCALE, ScalePaths, Subresource};
 use crate::schema::Schema;
 use crate::schema::builtin::{Collector, Definitions, Library};
 
@@ -23,7 +24,11 @@ pub(crate) enum Kind {
     Event,
     Namespace,
     Node,
+    PersistentVolumeClaim,
+    PersistentVolume,
     Pod,
+    ReplicationController,
+    ResourceQuota,
     Secret,
     ServiceAccount,
     Service,
@@ -39,6 +44,10 @@ pub(crate) enum Kind {
     SelfSubjectAccessReview,
     SelfSubjectRulesReview,
     SubjectAccessReview,
+    CronJob,
+    Job,
+    Ingress,
+    PodDisruptionBudget,
     ClusterRole,
     ClusterRoleBinding,
     Role,
@@ -167,6 +176,32 @@ const SPECS: &[Spec] = &[
         "io.k8s.api.core.v1.Node"
     ),
     spec!(
+        PersistentVolumeClaim,
+        "",
+        "persistentvolumeclaims",
+        "persistentvolumeclaim",
+        "PersistentVolumeClaim",
+        true,
+        ["pvc"],
+        [],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.core.v1.PersistentVolumeClaim"
+    ),
+    spec!(
+        PersistentVolume,
+        "",
+        "persistentvolumes",
+        "persistentvolume",
+        "PersistentVolume",
+        false,
+        ["pv"],
+        [],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.core.v1.PersistentVolume"
+    ),
+    spec!(
         Pod,
         "",
         "pods",
@@ -178,6 +213,32 @@ const SPECS: &[Spec] = &[
         BUILTIN_VERBS,
         [STATUS],
         "io.k8s.api.core.v1.Pod"
+    ),
+    spec!(
+        ReplicationController,
+        "",
+        "replicationcontrollers",
+        "replicationcontroller",
+        "ReplicationController",
+        true,
+        ["rc"],
+        ["all"],
+        BUILTIN_VERBS,
+        [SCALE, STATUS],
+        "io.k8s.api.core.v1.ReplicationController"
+    ),
+    spec!(
+        ResourceQuota,
+        "",
+        "resourcequotas",
+        "resourcequota",
+        "ResourceQuota",
+        true,
+        ["quota"],
+        [],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.core.v1.ResourceQuota"
     ),
     spec!(
         Secret,
@@ -254,7 +315,7 @@ const SPECS: &[Spec] = &[
         ["deploy"],
         ["all"],
         BUILTIN_VERBS,
-        [STATUS],
+        [SCALE, STATUS],
         "io.k8s.api.apps.v1.Deployment"
     ),
     spec!(
@@ -267,7 +328,7 @@ const SPECS: &[Spec] = &[
         ["rs"],
         ["all"],
         BUILTIN_VERBS,
-        [STATUS],
+        [SCALE, STATUS],
         "io.k8s.api.apps.v1.ReplicaSet"
     ),
     spec!(
@@ -280,7 +341,7 @@ const SPECS: &[Spec] = &[
         ["sts"],
         ["all"],
         BUILTIN_VERBS,
-        [STATUS],
+        [SCALE, STATUS],
         "io.k8s.api.apps.v1.StatefulSet"
     ),
     spec!(
@@ -373,6 +434,58 @@ const SPECS: &[Spec] = &[
         CREATE,
         [],
         "io.k8s.api.authorization.v1.SubjectAccessReview"
+    ),
+    spec!(
+        CronJob,
+        "batch",
+        "cronjobs",
+        "cronjob",
+        "CronJob",
+        true,
+        ["cj"],
+        ["all"],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.batch.v1.CronJob"
+    ),
+    spec!(
+        Job,
+        "batch",
+        "jobs",
+        "job",
+        "Job",
+        true,
+        [],
+        ["all"],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.batch.v1.Job"
+    ),
+    spec!(
+        Ingress,
+        "networking.k8s.io",
+        "ingresses",
+        "ingress",
+        "Ingress",
+        true,
+        ["ing"],
+        [],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.networking.v1.Ingress"
+    ),
+    spec!(
+        PodDisruptionBudget,
+        "policy",
+        "poddisruptionbudgets",
+        "poddisruptionbudget",
+        "PodDisruptionBudget",
+        true,
+        ["pdb"],
+        [],
+        BUILTIN_VERBS,
+        [STATUS],
+        "io.k8s.api.policy.v1.PodDisruptionBudget"
     ),
     spec!(
         ClusterRoleBinding,
@@ -498,6 +611,11 @@ fn make(s: &Spec) -> Resource {
         storage_version,
         schema,
         subresources: s.subresources.to_vec(),
+        scale: s.subresources.contains(&SCALE).then(|| ScalePaths {
+            spec: "/spec/replicas".into(),
+            status: "/status/replicas".into(),
+            selector: Some("/spec/selector".into()),
+        }),
         origin: Origin::Builtin(s.kind),
     }
 }
@@ -519,7 +637,11 @@ pub(crate) fn definitions() -> Definitions {
     c.add::<core::Event>();
     c.add::<core::Namespace>();
     c.add::<core::Node>();
+    c.add::<core::PersistentVolumeClaim>();
+    c.add::<core::PersistentVolume>();
     c.add::<core::Pod>();
+    c.add::<core::ReplicationController>();
+    c.add::<core::ResourceQuota>();
     c.add::<core::Secret>();
     c.add::<core::ServiceAccount>();
     c.add::<core::Service>();
@@ -536,6 +658,11 @@ pub(crate) fn definitions() -> Definitions {
     c.add::<authz::SelfSubjectAccessReview>();
     c.add::<authz::SelfSubjectRulesReview>();
     c.add::<authz::SubjectAccessReview>();
+    c.add::<autoscaling::Scale>();
+    c.add::<batch::CronJob>();
+    c.add::<batch::Job>();
+    c.add::<networking::Ingress>();
+    c.add::<policy::PodDisruptionBudget>();
     c.add::<rbac::ClusterRoleBinding>();
     c.add::<rbac::ClusterRole>();
     c.add::<rbac::RoleBinding>();

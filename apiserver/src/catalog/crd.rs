@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{CUSTOM_VERBS, Column, Origin, Resource, Subresource, api_version};
+use super::{CUSTOM_VERBS, Column, Origin, Resource, SCALE, ScalePaths, Subresource, api_version};
 use crate::schema::{self, Schema};
 use crate::status::Cause;
 
@@ -88,6 +88,10 @@ pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
         if version.pointer("/subresources/status").is_some() {
             subresources.push(STATUS);
         }
+        let scale = version.pointer("/subresources/scale").map(scale_paths);
+        if scale.is_some() {
+            subresources.push(SCALE);
+        }
         out.push(Resource {
             group: group.clone(),
             version: text(version, "/name"),
@@ -103,6 +107,7 @@ pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
             storage_version: storage_version.clone(),
             schema: Arc::new(with_metadata(compiled)),
             subresources,
+            scale,
             origin: Origin::Custom {
                 columns: Arc::new(columns(version)),
                 schema_json: Arc::new(json),
@@ -110,6 +115,17 @@ pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
         });
     }
     out
+}
+
+/// From paths like `.spec.replicas`.
+fn scale_paths(scale: &Value) -> ScalePaths {
+    let pointer = |key: &str| text(scale, key).replace('.', "/");
+    let selector = pointer("/labelSelectorPath");
+    ScalePaths {
+        spec: pointer("/specReplicasPath"),
+        status: pointer("/statusReplicasPath"),
+        selector: (!selector.is_empty()).then_some(selector),
+    }
 }
 
 /// A definition's schema says little about metadata; ownership needs its shape.
@@ -320,6 +336,9 @@ pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
                 "must be object at the root",
             ));
         }
+        if let Some(scale) = version.pointer("/subresources/scale") {
+            check_scale(scale, &format!("{at}.subresources.scale"), &mut causes);
+        }
         match schema::compile(schema, &format!("{at}.schema.openAPIV3Schema")) {
             Err(found) => causes.extend(found),
             Ok(compiled) => {
@@ -358,6 +377,26 @@ pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
         ));
     }
     causes
+}
+
+/// The paths of a scale subresource lie below spec and status.
+fn check_scale(scale: &Value, at: &str, causes: &mut Vec<Cause>) {
+    for (field, places, needed) in [
+        ("specReplicasPath", &[".spec."][..], true),
+        ("statusReplicasPath", &[".status."], true),
+        ("labelSelectorPath", &[".spec.", ".status."], false),
+    ] {
+        let path = text(scale, &format!("/{field}"));
+        if path.is_empty() {
+            if needed {
+                causes.push(Cause::required(format!("{at}.{field}"), ""));
+            }
+        } else if !places.iter().any(|p| path.starts_with(p)) || path.contains(['[', '/', '~']) {
+            let list: Vec<&str> = places.iter().map(|p| p.trim_end_matches('.')).collect();
+            let why = format!("should be a json path under {}", list.join(" or "));
+            causes.push(Cause::invalid(format!("{at}.{field}"), &path.into(), why));
+        }
+    }
 }
 
 /// A default has to be a right value itself.

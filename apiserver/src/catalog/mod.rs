@@ -65,6 +65,24 @@ pub(crate) struct Subresource {
     pub(crate) verbs: &'static [&'static str],
 }
 
+/// Where the objects of a resource keep what their scale shows, as JSON pointers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScalePaths {
+    /// How many are asked for.
+    pub(crate) spec: String,
+    /// How many there are.
+    pub(crate) status: String,
+    /// Which ones: a label selector, or one as text.
+    pub(crate) selector: Option<String>,
+}
+
+/// The subresource that shows it.
+pub(crate) const SCALE: Subresource = Subresource {
+    name: "scale",
+    kind: Some(("autoscaling", "v1", "Scale")),
+    verbs: &["get", "patch", "update"],
+};
+
 /// Where a resource comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
@@ -110,6 +128,8 @@ pub(crate) struct Resource {
     pub(crate) schema: Arc<Schema>,
     /// Subresources.
     pub(crate) subresources: Vec<Subresource>,
+    /// What the subresource `scale` shows.
+    pub(crate) scale: Option<ScalePaths>,
     /// Where it comes from.
     pub(crate) origin: Origin,
 }

@@ -7,11 +7,18 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::catalog::Resource;
-use crate::rest::delete::{DeleteOptions, delete};
+use crate::rest::delete::{DeleteOptions, FOREGROUND, ORPHAN, Propagation, delete};
 use crate::rest::update::{Place, Settle, change};
 use crate::rest::{Context, meta};
 use crate::status::ApiResult;
 use crate::store::Stored;
+
+/// An owner that exists.
+struct Owner {
+    namespace: String,
+    /// Whether it is being deleted, and waits for its dependents.
+    waits: bool,
+}
 
 /// One pass; returns how much was done.
 pub(super) async fn run(api: &Arc<Api>) -> ApiResult<usize> {
@@ -38,34 +45,42 @@ pub(super) async fn run(api: &Arc<Api>) -> ApiResult<usize> {
         .iter()
         .flat_map(|(_, o)| o.owners.iter().map(String::as_str))
         .collect();
-    // Owners that exist, and whether they wait for their dependents.
-    let mut owners: HashMap<String, bool> = HashMap::new();
+    let mut owners: HashMap<String, Owner> = HashMap::new();
     for object in lists.iter().flatten().filter(|o| wanted.contains(o.uid.as_str())) {
-        let foreground = object.deleting
-            && meta::finalizers(&object.value())
-                .iter()
-                .any(|f| f == "foregroundDeletion");
-        owners.insert(object.uid.clone(), foreground);
+        let waits = object.deleting && meta::finalizers(&object.value()).iter().any(|f| f == FOREGROUND);
+        let namespace = object.namespace.clone();
+        owners.insert(object.uid.clone(), Owner { namespace, waits });
     }
     let mut done = 0;
-    for (resource, object) in &dependents {
-        let alive = object.owners.iter().any(|uid| owners.get(uid) == Some(&false));
-        if alive || object.deleting {
-            continue;
-        }
-        let waited_for = object.owners.iter().any(|uid| owners.get(uid) == Some(&true));
-        // Nobody who can come back owns it: the owners' UIDs are gone, and UIDs do not return.
-        let options = DeleteOptions {
-            uid: Some(object.uid.clone()),
-            propagation: if waited_for {
-                crate::rest::delete::Propagation::Foreground
-            } else {
-                Default::default()
-            },
-            ..DeleteOptions::default()
+    for (resource, object) in dependents.iter().filter(|(_, o)| !o.deleting) {
+        // An owner in another namespace is no owner.
+        let find = |uid: &String| {
+            owners.get(uid).filter(|o| {
+                o.namespace.is_empty() || object.namespace.is_empty() || o.namespace == object.namespace
+            })
         };
-        match delete(api, resource, &object.namespace, &object.name, &options).await {
-            Ok(_) => done += 1,
+        let stays = |uid: &String| find(uid).is_some_and(|o| !o.waits);
+        let outcome = if object.owners.iter().all(stays) {
+            continue;
+        } else if object.owners.iter().any(stays) {
+            // It outlives those that are gone or going, and keeps none of them waiting.
+            let lost: Vec<String> = object.owners.iter().filter(|u| !stays(u)).cloned().collect();
+            disown(api, resource, object, &lost).await
+        } else {
+            let waited_for = object.owners.iter().any(|uid| find(uid).is_some());
+            // Nobody who can come back owns it: the owners' UIDs are gone, and UIDs do not return.
+            let options = DeleteOptions {
+                uid: Some(object.uid.clone()),
+                propagation: (waited_for && wanted.contains(object.uid.as_str()))
+                    .then_some(Propagation::Foreground),
+                ..DeleteOptions::default()
+            };
+            delete(api, resource, &object.namespace, &object.name, &options)
+                .await
+                .map(|_| ())
+        };
+        match outcome {
+            Ok(()) => done += 1,
             Err(e) if e.reason == "NotFound" || e.reason == "Conflict" => {}
             Err(e) => return Err(e),
         }
@@ -89,28 +104,12 @@ async fn finish(
             .get(&r.storage, &o.namespace, &o.name)
             .filter(|now| now.owners.contains(&object.uid))
     };
-    let finalizer = if finalizers.iter().any(|f| f == "orphan") {
+    let finalizer = if finalizers.iter().any(|f| f == ORPHAN) {
         for (r, o) in dependents.iter().filter(|(_, o)| o.owners.contains(&object.uid)) {
-            let place = Place {
-                resource: r,
-                namespace: &o.namespace,
-                name: &o.name,
-                subresource: "",
-            };
-            let disown = |old: &Value| {
-                let mut new = old.clone();
-                if let Some(list) = new
-                    .pointer_mut("/metadata/ownerReferences")
-                    .and_then(Value::as_array_mut)
-                {
-                    list.retain(|owner| owner.get("uid").and_then(Value::as_str) != Some(&object.uid));
-                }
-                Ok(new)
-            };
-            absent_is_fine(change(api, &Context::system(), place, Settle::Patch, disown).await)?;
+            absent_is_fine(disown(api, r, o, std::slice::from_ref(&object.uid)).await)?;
         }
-        "orphan"
-    } else if finalizers.iter().any(|f| f == "foregroundDeletion") {
+        ORPHAN
+    } else if finalizers.iter().any(|f| f == FOREGROUND) {
         let blocked = dependents.iter().any(|(r, o)| {
             mine(r, o).is_some_and(|now| {
                 let value = now.value();
@@ -126,7 +125,7 @@ async fn finish(
         if blocked {
             return Ok(0);
         }
-        "foregroundDeletion"
+        FOREGROUND
     } else {
         return Ok(0);
     };
@@ -147,6 +146,37 @@ async fn finish(
     };
     absent_is_fine(change(api, &Context::system(), place, Settle::Patch, release).await)?;
     Ok(1)
+}
+
+/// Takes these owners from an object.
+async fn disown(
+    api: &Arc<Api>,
+    resource: &Arc<Resource>,
+    object: &Arc<Stored>,
+    owners: &[String],
+) -> ApiResult<()> {
+    let place = Place {
+        resource,
+        namespace: &object.namespace,
+        name: &object.name,
+        subresource: "",
+    };
+    let without = |old: &Value| {
+        let mut new = old.clone();
+        if let Some(list) = new
+            .pointer_mut("/metadata/ownerReferences")
+            .and_then(Value::as_array_mut)
+        {
+            list.retain(|owner| {
+                let uid = owner.get("uid").and_then(Value::as_str).unwrap_or_default();
+                !owners.iter().any(|o| o == uid)
+            });
+        }
+        Ok(new)
+    };
+    change(api, &Context::system(), place, Settle::Patch, without)
+        .await
+        .map(|_| ())
 }
 
 fn absent_is_fine<T>(outcome: ApiResult<T>) -> ApiResult<()> {

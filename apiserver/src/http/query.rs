@@ -67,6 +67,25 @@ impl Query {
     /// Whether a parameter is set and not false.
     pub(crate) fn flag(&self, key: &str) -> bool {
         self.get(key)
-            .is_some_and(|v| !matches!(v, "false" | "0" | "False" | "f" | "F"))
+            .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
+    }
+
+    /// A whole number; the error is what a client reads.
+    pub(crate) fn integer(&self, key: &str) -> Result<Option<i64>, String> {
+        self.get(key)
+            .map(|text| {
+                text.parse()
+                    .map_err(|e| format!("strconv.ParseInt: parsing {text:?}: {}", go_reason(&e)))
+            })
+            .transpose()
+    }
+}
+
+/// Why Go's parser would not read a number.
+pub(crate) fn go_reason(e: &std::num::ParseIntError) -> &'static str {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    match e.kind() {
+        PosOverflow | NegOverflow => "value out of range",
+        _ => "invalid syntax",
     }
 }

@@ -13,9 +13,9 @@ use super::{Call, header, manager};
 use crate::api::Api;
 use crate::catalog::Resource;
 use crate::rest::delete::{DeleteOptions, Deleted, delete, delete_collection};
-use crate::rest::list::{ListOptions, list, wrap};
+use crate::rest::list::{ListOptions, list, version, wrap};
 use crate::rest::update::{Place, update};
-use crate::rest::{Context, FieldValidation, Outcome, create, meta, patch, read, send, watch};
+use crate::rest::{Context, FieldValidation, Outcome, create, meta, patch, read, scale, send, watch};
 use crate::reviews;
 use crate::status::{ApiError, ApiResult, Cause};
 use crate::table::{self, Include};
@@ -66,6 +66,7 @@ pub(super) async fn serve(api: &Arc<Api>, call: Call) -> ApiResult<Response<Body
             answer(&call, &resource, outcome)
         }
         "get" => {
+            fresh_enough(api, &call)?;
             let stored = read(api, &resource, &namespace, &t.name)?;
             show(&call, &resource, resource.decode(&stored), StatusCode::OK, &[])
         }
@@ -112,6 +113,16 @@ pub(super) async fn serve(api: &Arc<Api>, call: Call) -> ApiResult<Response<Body
     }
 }
 
+/// Refuses to read one object at a version that is none, or that has not come yet.
+fn fresh_enough(api: &Api, call: &Call) -> ApiResult<()> {
+    let asked = version(call.query.get("resourceVersion").unwrap_or_default());
+    let now = api.store.rv();
+    match asked.map_err(ApiError::unexplained)? {
+        Some(rv) if rv > now => Err(ApiError::future_version(rv, now)),
+        _ => Ok(()),
+    }
+}
+
 async fn subresource(
     api: &Arc<Api>,
     call: &Call,
@@ -139,9 +150,21 @@ async fn subresource(
         subresource: sub.name,
     };
     match verb {
+        "get" if sub.name == "scale" => {
+            let value = scale::get(api, resource, namespace, &t.name)?;
+            show(call, resource, value, StatusCode::OK, &[])
+        }
         "get" => {
             let stored = read(api, resource, namespace, &t.name)?;
             show(call, resource, resource.decode(&stored), StatusCode::OK, &[])
+        }
+        "update" if sub.name == "scale" => {
+            let outcome = scale::update(api, &context(call, false)?, place, &call.body).await?;
+            answer(call, resource, outcome)
+        }
+        "patch" if sub.name == "scale" => {
+            let outcome = scale::patch(api, &context(call, true)?, place, &call.body).await?;
+            answer(call, resource, outcome)
         }
         "create" => {
             let cx = context(call, false)?;

@@ -15,11 +15,15 @@ use crate::catalog::builtin::Kind;
 use crate::status::{ApiError, ApiResult, Cause, deleted};
 use crate::store::Op;
 
+/// The finalizer of an owner whose dependents stay.
+pub(crate) const ORPHAN: &str = "orphan";
+/// The finalizer of an owner whose dependents go first.
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
+
 /// What becomes of dependents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Propagation {
     /// The collector removes them afterwards.
-    #[default]
     Background,
     /// They go first.
     Foreground,
@@ -34,8 +38,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) uid: Option<String>,
     /// Only the object at this version.
     pub(crate) resource_version: Option<String>,
-    /// What becomes of dependents.
-    pub(crate) propagation: Propagation,
+    /// What becomes of dependents; `None`: as finalizers of the object say already, or in the background.
+    pub(crate) propagation: Option<Propagation>,
     /// Seconds that a pod gets to end.
     pub(crate) grace: Option<i64>,
     /// Only try.
@@ -75,33 +79,44 @@ impl DeleteOptions {
         out.uid = text("/preconditions/uid");
         out.resource_version = text("/preconditions/resourceVersion");
         out.grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
-        out.propagation = match options.get("propagationPolicy").and_then(Value::as_str) {
-            None | Some("") => {
-                if options.get("orphanDependents") == Some(&Value::Bool(true)) {
-                    Propagation::Orphan
-                } else {
-                    Propagation::Background
-                }
-            }
-            Some("Background") => Propagation::Background,
-            Some("Foreground") => Propagation::Foreground,
-            Some("Orphan") => Propagation::Orphan,
-            Some(other) => {
-                return Err(ApiError::invalid(
-                    "meta.k8s.io",
-                    "DeleteOptions",
-                    "",
-                    vec![Cause::not_supported(
-                        "propagationPolicy",
-                        &other.into(),
-                        &["Foreground", "Background", "Orphan"].map(Value::from),
-                    )],
-                ));
+        let mut causes = Vec::new();
+        let orphan = options.get("orphanDependents").and_then(Value::as_bool);
+        let policy = options.get("propagationPolicy").and_then(Value::as_str);
+        let policy = policy.filter(|p| !p.is_empty());
+        if let (Some(_), Some(policy)) = (orphan, policy) {
+            causes.push(Cause::invalid(
+                "propagationPolicy",
+                &policy.into(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        out.propagation = match (policy, orphan) {
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (None, None) => None,
+            (Some(other), _) => {
+                let known = ["Foreground", "Background", "Orphan", "nil"].map(Value::from);
+                causes.push(Cause::not_supported("propagationPolicy", &other.into(), &known));
+                None
             }
         };
-        let dry = options.pointer("/dryRun/0").and_then(Value::as_str);
-        out.dry_run = dry == Some("All") || query.get("dryRun") == Some("All");
-        Ok(out)
+        let mut dry: Vec<Value> = options
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        dry.extend(query.get("dryRun").filter(|v| !v.is_empty()).map(Value::from));
+        if dry.iter().any(|v| v != "All") {
+            causes.push(Cause::not_supported("dryRun", &dry.into(), &["All".into()]));
+        } else {
+            out.dry_run = !dry.is_empty();
+        }
+        if causes.is_empty() {
+            Ok(out)
+        } else {
+            Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", causes))
+        }
     }
 }
 
@@ -158,17 +173,9 @@ pub(crate) async fn delete(
             ));
         }
         let mut new = old.clone();
-        let finalizer = match options.propagation {
-            Propagation::Background => None,
-            Propagation::Foreground => Some("foregroundDeletion"),
-            Propagation::Orphan => Some("orphan"),
-        };
-        if let Some(finalizer) = finalizer {
-            let mut list = meta::finalizers(&new);
-            if !list.iter().any(|f| f == finalizer) {
-                list.push(finalizer.into());
-                meta::of(&mut new).insert("finalizers".into(), json!(list));
-            }
+        let list = finalizers(&old, options.propagation);
+        if list != meta::finalizers(&old) {
+            meta::of(&mut new).insert("finalizers".into(), json!(list));
         }
         let grace = grace(api, resource, &old, options);
         let marked = meta::deleting(&old);
@@ -216,8 +223,8 @@ pub(crate) async fn delete(
                     crate::controllers::namespaces::orphans(api).await?;
                 }
             }
-            // A pod's deletion answers the pod itself.
-            if resource.builtin() == Some(Kind::Pod) {
+            // Some deletions answer the object itself.
+            if resource.builtin().is_some_and(builtin::answers_deleted) {
                 return Ok(Deleted::Waiting(new));
             }
             return Ok(Deleted::Gone(deleted(
@@ -237,6 +244,34 @@ pub(crate) async fn delete(
         }
     }
     Err(ApiError::stale(&resource.group, &resource.plural, name))
+}
+
+/// The finalizers of an object that is deleted so: of those two that concern its dependents, the one that is
+/// asked for, or that stood there before.
+fn finalizers(object: &Value, propagation: Option<Propagation>) -> Vec<String> {
+    let before = meta::finalizers(object);
+    let has = |f: &str| before.iter().any(|b| b == f);
+    let propagation = propagation.unwrap_or(if has(ORPHAN) {
+        Propagation::Orphan
+    } else if has(FOREGROUND) {
+        Propagation::Foreground
+    } else {
+        Propagation::Background
+    });
+    let wanted = match propagation {
+        Propagation::Background => None,
+        Propagation::Foreground => Some(FOREGROUND),
+        Propagation::Orphan => Some(ORPHAN),
+    };
+    if wanted.is_some_and(has) && !(has(ORPHAN) && has(FOREGROUND)) {
+        return before;
+    }
+    let mut list: Vec<String> = before
+        .into_iter()
+        .filter(|f| f != ORPHAN && f != FOREGROUND)
+        .collect();
+    list.extend(wanted.map(str::to_owned));
+    list
 }
 
 fn later(seconds: i64) -> String {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::api::Api;
 use crate::builtin;
 use crate::catalog::Resource;
-use crate::http::query::Query;
+use crate::http::query::{Query, go_reason};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, ApiResult, Cause};
 use crate::store::{Snapshot, Stored, object_key};
@@ -37,11 +37,7 @@ pub(crate) struct ListOptions {
     /// Watch: begin with what there is.
     pub(crate) initial: Option<bool>,
     /// Watch: end after so many seconds.
-    pub(crate) timeout: Option<u64>,
-}
-
-fn bad_option(cause: Cause) -> Box<ApiError> {
-    ApiError::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+    pub(crate) timeout: Option<i64>,
 }
 
 impl ListOptions {
@@ -57,90 +53,112 @@ impl ListOptions {
             version_match: text("resourceVersionMatch"),
             watch: query.flag("watch"),
             bookmarks: query.flag("allowWatchBookmarks"),
-            initial: query.get("sendInitialEvents").map(|v| v == "true" || v == "1"),
+            initial: query
+                .get("sendInitialEvents")
+                .map(|_| query.flag("sendInitialEvents")),
             ..ListOptions::default()
         };
-        if let Some(limit) = query.get("limit").filter(|v| !v.is_empty()) {
-            let n: i64 = limit.parse().map_err(|_| {
-                ApiError::bad_request(format!("strconv.ParseInt: parsing {limit:?}: invalid syntax"))
-            })?;
-            out.limit = usize::try_from(n).unwrap_or(0);
+        out.limit = query
+            .integer("limit")
+            .map_err(ApiError::bad_request)?
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(0);
+        out.timeout = query.integer("timeoutSeconds").map_err(ApiError::bad_request)?;
+        let causes = out.check();
+        if !causes.is_empty() {
+            return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", causes));
         }
-        if let Some(seconds) = query.get("timeoutSeconds").filter(|v| !v.is_empty()) {
-            out.timeout = Some(seconds.parse().map_err(|_| {
-                ApiError::bad_request(format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax"))
-            })?);
-        }
-        out.check()?;
         Ok(out)
     }
 
-    fn check(&self) -> ApiResult<()> {
+    fn check(&self) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let mut forbid = |field: &str, why: &str| causes.push(Cause::forbidden(field, why));
+        let field = "resourceVersionMatch";
         let m = self.version_match.as_str();
-        if self.initial.is_some() {
-            if !self.watch {
-                return Err(bad_option(Cause::forbidden(
-                    "sendInitialEvents",
-                    "sendInitialEvents is forbidden for list",
-                )));
+        if self.watch {
+            if self.initial.is_some() && m != "NotOlderThan" {
+                forbid(
+                    field,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
+            }
+            if m.is_empty() {
+                return causes;
+            }
+            if self.initial.is_none() {
+                forbid(
+                    field,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
             }
             if m != "NotOlderThan" {
-                return Err(bad_option(Cause::forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )));
+                causes.push(Cause::not_supported(field, &m.into(), &["NotOlderThan".into()]));
             }
-            return Ok(());
+            if !self.token.is_empty() {
+                causes.push(Cause::forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+            return causes;
         }
-        if m.is_empty() {
-            return Ok(());
+        if !m.is_empty() {
+            if self.resource_version.is_empty() {
+                forbid(
+                    field,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                );
+            }
+            if !self.token.is_empty() {
+                forbid(
+                    field,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                );
+            }
+            if m != "Exact" && m != "NotOlderThan" {
+                let known = ["Exact", "NotOlderThan", ""].map(Value::from);
+                causes.push(Cause::not_supported(field, &m.into(), &known));
+            } else if m == "Exact" && self.resource_version == "0" {
+                forbid(
+                    field,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                );
+            }
         }
-        if self.watch {
-            return Err(bad_option(Cause::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )));
+        if self.initial.is_some() {
+            causes.push(Cause::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            ));
         }
-        if self.resource_version.is_empty() {
-            return Err(bad_option(Cause::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            )));
-        }
-        if !self.token.is_empty() {
-            return Err(bad_option(Cause::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden when continue is provided",
-            )));
-        }
-        if m != "Exact" && m != "NotOlderThan" {
-            return Err(bad_option(Cause::not_supported(
-                "resourceVersionMatch",
-                &m.into(),
-                &["Exact", "NotOlderThan"].map(Value::from),
-            )));
-        }
-        if m == "Exact" && self.resource_version == "0" {
-            return Err(bad_option(Cause::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            )));
-        }
-        Ok(())
+        causes
     }
 
-    /// The version given, if it is one.
-    pub(crate) fn version(&self) -> ApiResult<Option<u64>> {
-        if self.resource_version.is_empty() {
-            return Ok(None);
-        }
-        self.resource_version.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
-                "invalid resource version: resourceVersion: Invalid value: {:?}: strconv.ParseUint: parsing {:?}: invalid syntax",
-                self.resource_version, self.resource_version
-            ))
-        })
+    /// The version given, if it is one; otherwise what is wrong with it.
+    pub(crate) fn version(&self) -> Result<Option<u64>, String> {
+        version(&self.resource_version)
     }
+
+    /// Whether the list has to show the state at the version itself. With a limit, it does even where
+    /// nobody says so, but for version 0.
+    fn exact(&self) -> bool {
+        let named = !self.resource_version.is_empty() && self.resource_version != "0";
+        self.version_match == "Exact" || (self.version_match.is_empty() && self.limit > 0 && named)
+    }
+}
+
+/// A resource version of a request; empty: none.
+pub(crate) fn version(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|e| {
+        format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {}",
+            go_reason(&e)
+        )
+    })
 }
 
 /// Whether an object is asked for.
@@ -160,6 +178,16 @@ fn token(rv: u64, last: &str) -> String {
         v: "meta.k8s.io/v1".into(),
         rv: i64::try_from(rv).unwrap_or(i64::MAX),
         start: format!("/{last}\0"),
+    };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&t).unwrap_or_default())
+}
+
+/// The same place in whatever state there is.
+fn unversioned(t: &Token) -> String {
+    let t = Token {
+        v: t.v.clone(),
+        rv: -1,
+        start: t.start.clone(),
     };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&t).unwrap_or_default())
 }
@@ -200,6 +228,11 @@ fn read_token(text: &str) -> ApiResult<Token> {
             t.v
         )));
     }
+    if t.rv == 0 {
+        return Err(ApiError::bad_request(
+            "invalid continue token: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        ));
+    }
     Ok(t)
 }
 
@@ -224,25 +257,16 @@ pub(crate) fn list(
     options: &ListOptions,
 ) -> ApiResult<Listed> {
     let now = api.store.rv();
-    let asked = options.version()?;
-    let expired = |next: String| {
-        let mut e = ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.".into(),
-        );
-        e.details = None;
-        (e, next)
-    };
+    let asked = options
+        .version()
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
     let mut from: Option<String> = None;
     let page: Snapshot = if options.token.is_empty() {
         match asked {
             Some(rv) if rv > now => return Err(ApiError::future_version(rv, now)),
-            Some(rv) if options.version_match == "Exact" => {
-                api.store.snapshot_at(&resource.storage, rv).map_err(|_| {
-                    ApiError::expired(format!(
-                        "The resourceVersion for the provided list is too old: {rv}"
-                    ))
-                })?
-            }
+            Some(rv) if options.exact() => api.store.snapshot_at(&resource.storage, rv).map_err(|_| {
+                ApiError::expired("The resourceVersion for the provided list is too old.".into())
+            })?,
             _ => api.store.snapshot(&resource.storage),
         }
     } else {
@@ -256,23 +280,18 @@ pub(crate) fn list(
         match u64::try_from(t.rv) {
             // A token without a version goes on with what there is now.
             Err(_) => api.store.snapshot(&resource.storage),
-            Ok(rv) => api.store.snapshot_at(&resource.storage, rv).map_err(|_| {
-                let (mut e, next) = expired(
-                    URL_SAFE_NO_PAD.encode(
-                        serde_json::to_vec(&Token {
-                            v: t.v.clone(),
-                            rv: -1,
-                            start: t.start.clone(),
-                        })
-                        .unwrap_or_default(),
-                    ),
-                );
-                let mut details = Map::new();
-                details.insert("continue".into(), next.into());
-                e.details = Some(details);
-                e
-            })?,
+            Ok(rv) if rv > now => return Err(ApiError::future_version(rv, now)),
+            Ok(rv) => api
+                .store
+                .snapshot_at(&resource.storage, rv)
+                .map_err(|_| ApiError::expired_token(unversioned(&t)))?,
         }
+    };
+    // A list of whatever there is comes in one piece.
+    let limit = if options.resource_version == "0" && options.token.is_empty() {
+        0
+    } else {
+        options.limit
     };
     let prefix = if namespace.is_empty() {
         String::new()
@@ -297,11 +316,7 @@ pub(crate) fn list(
             .objects
             .within(namespace, &begin)
             .filter(|o| everything || select(o, options));
-        let size = if options.limit == 0 {
-            usize::MAX
-        } else {
-            options.limit
-        };
+        let size = if limit == 0 { usize::MAX } else { limit };
         items.extend(selected.by_ref().take(size).cloned());
         next = selected.next();
     }

@@ -1,4 +1,4 @@
-//! The verbs: create, get, list, watch, update, patch, apply, delete.
+//! The verbs: create, get, list, watch, update, patch, apply, delete, scale.
 
 pub(crate) mod create;
 pub(crate) mod decode;
@@ -7,6 +7,7 @@ pub(crate) mod list;
 pub(crate) mod meta;
 pub(crate) mod names;
 pub(crate) mod patch;
+pub(crate) mod scale;
 pub(crate) mod send;
 pub(crate) mod shared;
 pub(crate) mod update;

@@ -26,7 +26,7 @@ pub(crate) struct Place<'a> {
     pub(crate) namespace: &'a str,
     /// Name.
     pub(crate) name: &'a str,
-    /// `status`, `finalize`, or empty.
+    /// `status`, `finalize`, `scale`, or empty.
     pub(crate) subresource: &'a str,
 }
 
@@ -359,7 +359,8 @@ fn prepare(
     } else {
         resource.builtin().is_some_and(builtin::uses_generation)
     };
-    if generation && subresource.is_empty() && content_changed(resource, old, &new) {
+    let specification = subresource.is_empty() || subresource == "scale";
+    if generation && specification && content_changed(resource, old, &new) {
         let next = old
             .pointer("/metadata/generation")
             .and_then(Value::as_i64)

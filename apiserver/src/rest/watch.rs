@@ -26,6 +26,8 @@ const CHUNK: usize = 128;
 const SCAN: usize = 4096;
 /// Bytes sent in one go, but for one object that is larger.
 const CHUNK_BYTES: usize = 64 << 10;
+/// So long before its end a watch hears of the latest version once more.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// How often a quiet watch hears of the latest version.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// How long a watch lasts that names no time, at least; as much again is spread at random by clients.
@@ -62,6 +64,8 @@ struct Session {
     /// Send the bookmark that ends the initial events.
     announce: bool,
     columns_sent: bool,
+    /// Why there is nothing to watch: the only thing that is told.
+    refusal: Option<Box<ApiError>>,
     over: bool,
 }
 
@@ -83,15 +87,16 @@ pub(crate) fn watch(
     watcher: Watcher,
 ) -> ApiResult<impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static> {
     let changed = api.store.subscribe(&resource.storage);
-    let asked = options.version()?;
+    let asked = options.version().map_err(ApiError::unexplained)?;
     let now = api.store.rv();
-    if let Some(rv) = asked.filter(|rv| *rv > now) {
-        return Err(ApiError::future_version(rv, now));
-    }
     let initial = match options.initial {
         Some(flag) => flag,
         None => asked.unwrap_or(0) == 0,
     };
+    // A state that is not there yet cannot be told; changes after it can, once they happen.
+    let refusal = asked
+        .filter(|rv| initial && *rv > now)
+        .map(|rv| ApiError::future_version(rv, now));
     let (initial, cursor) = if initial {
         let snapshot = api.initials.share(&resource.storage, &api.store);
         let state = Initial {
@@ -102,16 +107,15 @@ pub(crate) fn watch(
     } else {
         (None, asked.filter(|rv| *rv > 0).unwrap_or(now))
     };
-    let legacy = options.initial.is_none() && options.resource_version.is_empty();
-    let announce = initial.is_some() && options.bookmarks && (options.initial == Some(true) || legacy);
-    let timeout = options
-        .timeout
-        .filter(|s| *s > 0)
-        .map_or(DEFAULT_TIMEOUT, Duration::from_secs)
-        .min(LONGEST);
+    let announce = initial.is_some() && options.bookmarks;
+    let timeout = match options.timeout {
+        None | Some(0) => DEFAULT_TIMEOUT,
+        Some(s) => Duration::from_secs(u64::try_from(s).unwrap_or(0)).min(LONGEST),
+    };
     // A watch does not outlive the token that it was opened with.
     let left = watcher.token.as_ref().and_then(|t| api.token_lifetime(t));
     let timeout = left.map_or(timeout, |left| timeout.min(left));
+    let started = Instant::now();
     let session = Session {
         changed,
         rights: api.rights.subscribe(),
@@ -123,17 +127,27 @@ pub(crate) fn watch(
         view,
         watcher,
         cursor,
-        deadline: Instant::now() + timeout,
-        bookmark: Instant::now() + BOOKMARKS,
+        deadline: started + timeout,
+        bookmark: next_bookmark(started, started + timeout),
         initial,
         announce,
         columns_sent: false,
+        refusal,
         over: false,
     };
     Ok(stream::unfold(session, |mut s| async move {
         let chunk = s.next().await?;
         Some((Ok(Bytes::from(chunk)), s))
     }))
+}
+
+/// When the next bookmark is due.
+fn next_bookmark(now: Instant, deadline: Instant) -> Instant {
+    let regular = now + BOOKMARKS;
+    match deadline.checked_sub(LAST_BOOKMARK) {
+        Some(last) if last > now => regular.min(last),
+        _ => regular,
+    }
 }
 
 impl Session {
@@ -143,6 +157,11 @@ impl Session {
                 return None;
             }
             let mut out = Vec::new();
+            if let Some(refusal) = &self.refusal {
+                self.over = true;
+                line("ERROR", &refusal.to_value().to_string(), &mut out);
+                return Some(out);
+            }
             if let Some(initial) = self.initial.take() {
                 match initial.snapshot.upgrade() {
                     Some(snapshot) => self.begin(initial, &snapshot, &mut out),
@@ -182,7 +201,7 @@ impl Session {
                     for event in &events {
                         self.transition(event, &mut out);
                     }
-                    self.cursor = upto;
+                    self.cursor = self.cursor.max(upto);
                 }
             }
             if !out.is_empty() {
@@ -238,10 +257,12 @@ impl Session {
             () = ended(&mut self.shutdown) => self.over = true,
             () = tokio::time::sleep_until(self.deadline) => self.over = true,
             () = tokio::time::sleep_until(self.bookmark), if self.options.bookmarks => {
-                self.bookmark = Instant::now() + BOOKMARKS;
-                let mut out = Vec::new();
-                self.emit_bookmark(false, &mut out);
-                return Some(out);
+                self.bookmark = next_bookmark(Instant::now(), self.deadline);
+                if self.cursor <= self.api.store.rv() {
+                    let mut out = Vec::new();
+                    self.emit_bookmark(false, &mut out);
+                    return Some(out);
+                }
             }
         }
         None

@@ -151,6 +151,24 @@ pub(super) fn cells(kind: Kind, o: &Value) -> Vec<Value> {
             row.extend(template(o).into_iter().take(2));
             row
         }
+        Kind::ResourceQuota => {
+            let (request, limit) = quota(o);
+            vec![name, request.into(), limit.into(), old]
+        }
+        Kind::PodDisruptionBudget => {
+            let amount = |p: &str| match o.pointer(p) {
+                None | Some(Value::Null) => Value::from("N/A"),
+                Some(Value::String(s)) => s.as_str().into(),
+                Some(other) => other.to_string().into(),
+            };
+            vec![
+                name,
+                amount("/spec/minAvailable"),
+                amount("/spec/maxUnavailable"),
+                number(o, "/status/disruptionsAllowed").into(),
+                old,
+            ]
+        }
         Kind::DaemonSet => {
             let mut row = vec![name];
             for field in [
@@ -169,6 +187,34 @@ pub(super) fn cells(kind: Kind, o: &Value) -> Vec<Value> {
         }
         _ => vec![name, created.into()],
     }
+}
+
+/// What is used and allowed, of requests and of limits.
+fn quota(o: &Value) -> (String, String) {
+    let shown = |v: Option<&Value>| match v {
+        None | Some(Value::Null) => "0".to_owned(),
+        Some(Value::String(s)) => s.clone(),
+        Some(other) => other.to_string(),
+    };
+    let hard = o.pointer("/status/hard").and_then(Value::as_object);
+    let mut lines: Vec<(&String, String)> = hard
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| {
+            let used = shown(o.pointer("/status/used").and_then(|u| u.get(k)));
+            (k, format!("{k}: {used}/{}", shown(Some(v))))
+        })
+        .collect();
+    lines.sort();
+    let of = |limits: bool| {
+        let parts: Vec<String> = lines
+            .iter()
+            .filter(|(k, _)| k.starts_with("limits") == limits)
+            .map(|(_, line)| line.clone())
+            .collect();
+        parts.join(", ")
+    };
+    (of(false), of(true))
 }
 
 fn template(o: &Value) -> Vec<Value> {

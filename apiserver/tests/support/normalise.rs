@@ -1,6 +1,6 @@
 //! Comparing two answers but for what differs in every run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,23 +11,39 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     known: BTreeMap<String, String>,
+    back: BTreeMap<String, String>,
     versions: BTreeMap<u64, u64>,
+    /// The first version of the recording.
+    begun: Option<u64>,
 }
 
 impl Names {
-    /// Notes that `recorded` is `here`; false if it was something else before.
+    /// Notes that `recorded` is `here`; false if either was something else before.
     fn same(&mut self, recorded: &str, here: &str) -> bool {
-        self.known
+        let known = self
+            .known
             .entry(recorded.to_owned())
-            .or_insert_with(|| here.to_owned())
-            == here
+            .or_insert_with(|| here.to_owned());
+        let back = self
+            .back
+            .entry(here.to_owned())
+            .or_insert_with(|| recorded.to_owned());
+        known == here && back == recorded
     }
 
+    /// The same for resource versions, whose order is theirs too.
     fn same_version(&mut self, recorded: &str, here: &str) -> bool {
-        match (recorded.parse(), here.parse()) {
-            (Ok(r), Ok(h)) => *self.versions.entry(r).or_insert(h) == h,
-            _ => recorded == here,
-        }
+        let (Ok(r), Ok(h)) = (recorded.parse::<u64>(), here.parse::<u64>()) else {
+            return recorded == here;
+        };
+        let same = *self.versions.entry(r).or_insert(h) == h;
+        // What both servers made before the recording began came about in an order of its own.
+        let begun = *self.begun.get_or_insert(r);
+        let before = self.versions.range(begun.min(r)..r).next_back();
+        let after = self.versions.range((r + 1).max(begun)..).next();
+        let before = before.is_none_or(|(_, v)| *v <= h);
+        let after = r < begun || after.is_none_or(|(_, v)| *v >= h);
+        same && before && after
     }
 
     fn version(&self, recorded: u64) -> u64 {
@@ -124,15 +140,18 @@ fn sentence(text: &str) -> String {
         .into_owned()
 }
 
-/// Compares two bodies. Problems name the path.
+/// Compares two bodies. Problems name the path; what of the recording is not here goes to `narrowed`.
 pub(crate) fn compare(
     id: &str,
     recorded: &Value,
     here: &Value,
     names: &mut Names,
     problems: &mut Vec<String>,
+    narrowed: &mut BTreeSet<String>,
 ) {
-    let (recorded, here) = super::replay::adapt(id, recorded, here);
+    let (recorded, here) = super::replay::adapt(id, recorded, here, &mut |what| {
+        narrowed.insert(format!("{id}: {what}"));
+    });
     at(&recorded, &here, "", "", names, problems);
 }
 

@@ -1,6 +1,6 @@
 //! Reading the recording, and asking the same of our server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use axum::body::Body;
@@ -100,6 +100,15 @@ pub(crate) fn uncovered() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// What of the recording is not here, as `narrowed.txt` lists it.
+pub(crate) fn narrowed() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(fixtures().join("narrowed.txt")).unwrap();
+    text.lines()
+        .filter(|l| !l.trim().is_empty() && !l.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Before these, the controllers have come round in the recording.
 pub(crate) const COLLECT_BEFORE: [&str; 1] = ["namespaces/gone"];
 
@@ -190,29 +199,33 @@ pub(crate) async fn perform(server: &Server, exchange: &Exchange, names: &mut Na
     }
 }
 
-fn by_name<'a>(list: &'a [Value], key: &dyn Fn(&Value) -> String, name: &str) -> Option<&'a Value> {
-    list.iter().find(|v| key(v) == name)
-}
-
-/// Of the list at `pointer`, keeps of the recording what we serve too, in our order.
-fn narrow(recorded: &mut Value, here: &Value, pointer: &str, key: impl Fn(&Value) -> String) {
-    let ours = here
+/// Of the recorded list at `pointer`, keeps what we have too, in the recorded order; the rest is reported.
+fn narrow(
+    recorded: &mut Value,
+    here: &Value,
+    pointer: &str,
+    key: impl Fn(&Value) -> String,
+    report: &mut dyn FnMut(String),
+) {
+    let ours: Vec<String> = here
         .pointer(pointer)
         .and_then(Value::as_array)
-        .cloned()
+        .map(|l| l.iter().map(&key).collect())
         .unwrap_or_default();
-    let Some(list) = recorded.pointer_mut(pointer).and_then(Value::as_array_mut) else {
-        return;
-    };
-    let kept: Vec<Value> = ours
-        .iter()
-        .filter_map(|v| by_name(list, &key, &key(v)).cloned())
-        .collect();
-    *list = kept;
+    if let Some(list) = recorded.pointer_mut(pointer).and_then(Value::as_array_mut) {
+        list.retain(|v| {
+            let name = key(v);
+            let kept = ours.contains(&name);
+            if !kept {
+                report(name);
+            }
+            kept
+        });
+    }
 }
 
 /// Takes items out of all lists, however deep.
-fn strip(value: &mut Value, doomed: &dyn Fn(&Value) -> bool) {
+fn strip(value: &mut Value, doomed: &mut dyn FnMut(&Value) -> bool) {
     match value {
         Value::Array(list) => {
             list.retain(|v| !doomed(v));
@@ -231,44 +244,57 @@ fn text(value: &Value, pointer: &str) -> String {
         .to_owned()
 }
 
-/// Some answers list what a whole cluster serves or holds; of these, what we have is compared.
-pub(crate) fn adapt(id: &str, recorded: &Value, here: &Value) -> (Value, Value) {
+/// Some answers list what a whole cluster serves or holds; of these, what we have is compared, and what we
+/// have not is reported: the test compares that with `narrowed.txt`.
+pub(crate) fn adapt(
+    id: &str,
+    recorded: &Value,
+    here: &Value,
+    report: &mut dyn FnMut(String),
+) -> (Value, Value) {
     let (mut recorded, mut here) = (recorded.clone(), here.clone());
     match id {
         "discovery/version" => {
-            // Every server tells its own version; the fields are the same.
+            // Every server tells its own version, in the same form.
             for v in [&mut recorded, &mut here] {
-                for (_, field) in v.as_object_mut().into_iter().flatten() {
-                    *field = "".into();
+                for (name, field) in v.as_object_mut().into_iter().flatten() {
+                    let text = field.as_str().unwrap_or("not a text").to_owned();
+                    let form = match name.as_str() {
+                        "gitVersion" => text.starts_with('v'),
+                        n if n.ends_with("ajor") || n.ends_with("inor") => text.parse::<u32>().is_ok(),
+                        "buildDate" => text.ends_with('Z'),
+                        "platform" => text.starts_with("linux/"),
+                        _ => field.is_string(),
+                    };
+                    *field = form.into();
                 }
             }
         }
-        "discovery/apis" => narrow(&mut recorded, &here, "/groups", |g| text(g, "/name")),
-        "discovery/core" => narrow(&mut recorded, &here, "/resources", |r| text(r, "/name")),
+        "discovery/apis" => narrow(&mut recorded, &here, "/groups", |g| text(g, "/name"), report),
+        "discovery/core" => narrow(&mut recorded, &here, "/resources", |r| text(r, "/name"), report),
         "discovery/agg-api" | "discovery/agg-apis" => {
-            narrow(&mut recorded, &here, "/items", |g| text(g, "/metadata/name"));
-            let groups = recorded["items"].as_array().map(Vec::len).unwrap_or(0);
-            for g in 0..groups {
-                let versions = here
-                    .pointer(&format!("/items/{g}/versions"))
-                    .and_then(Value::as_array)
-                    .map(Vec::len)
-                    .unwrap_or(0);
-                narrow(&mut recorded, &here, &format!("/items/{g}/versions"), |v| {
-                    text(v, "/version")
-                });
-                for v in 0..versions {
-                    let list = format!("/items/{g}/versions/{v}/resources");
-                    narrow(&mut recorded, &here, &list, |r| text(r, "/resource"));
-                    let resources = recorded
-                        .pointer(&list)
-                        .and_then(Value::as_array)
-                        .map(Vec::len)
-                        .unwrap_or(0);
-                    for r in 0..resources {
-                        narrow(&mut recorded, &here, &format!("{list}/{r}/subresources"), |s| {
-                            text(s, "/subresource")
-                        });
+            narrow(
+                &mut recorded,
+                &here,
+                "/items",
+                |g| text(g, "/metadata/name"),
+                report,
+            );
+            for (g, group) in list(&recorded, "/items").iter().enumerate() {
+                for v in 0..list(group, "/versions").len() {
+                    let at = format!("/items/{g}/versions/{v}/resources");
+                    narrow(&mut recorded, &here, &at, |r| text(r, "/resource"), report);
+                    for (r, resource) in list(&recorded, &at).iter().enumerate() {
+                        let at = format!("{at}/{r}/subresources");
+                        let name = |s: &Value| {
+                            format!("{}/{}", text(resource, "/resource"), text(s, "/subresource"))
+                        };
+                        narrow(&mut recorded, &here, &at, name, report);
+                        if list(&recorded, &at).is_empty() {
+                            let own = recorded.pointer_mut(&format!("/items/{g}/versions/{v}/resources/{r}"));
+                            own.and_then(Value::as_object_mut)
+                                .map(|m| m.shift_remove("subresources"));
+                        }
                     }
                 }
             }
@@ -282,7 +308,13 @@ pub(crate) fn adapt(id: &str, recorded: &Value, here: &Value) -> (Value, Value) 
                 .map(|(k, _)| k.clone())
                 .collect();
             if let Some(map) = recorded["paths"].as_object_mut() {
-                map.retain(|k, _| ours.contains(k));
+                map.retain(|k, _| {
+                    let kept = ours.contains(k);
+                    if !kept {
+                        report(k.clone());
+                    }
+                    kept
+                });
             }
             for v in [&mut recorded, &mut here] {
                 for (_, p) in v["paths"].as_object_mut().into_iter().flatten() {
@@ -295,7 +327,7 @@ pub(crate) fn adapt(id: &str, recorded: &Value, here: &Value) -> (Value, Value) 
         // Rows of objects that controllers of the recorded cluster had made.
         "builtins/slices-table" | "builtins/events-table" => {
             let name = |r: &Value| text(r, "/object/metadata/name");
-            narrow(&mut recorded, &here, "/rows", name);
+            narrow(&mut recorded, &here, "/rows", name, report);
         }
         "crd/openapi-v3" => {
             // Selecting shards and unsafe deletion are features of newer servers that are not served here.
@@ -303,24 +335,34 @@ pub(crate) fn adapt(id: &str, recorded: &Value, here: &Value) -> (Value, Value) 
                 "shardSelector",
                 "ignoreStoreReadErrorWithClusterBreakingPotential",
             ];
-            strip(&mut recorded, &|v| newer.iter().any(|n| v["name"] == *n));
+            strip(&mut recorded, &mut |v| {
+                let found = newer.iter().find(|n| v["name"] == **n);
+                found.inspect(|n| report(format!("parameter {n}"))).is_some()
+            });
             let Some(schemas) = recorded
                 .pointer_mut("/components/schemas")
                 .and_then(Value::as_object_mut)
             else {
                 return (recorded, here);
             };
-            schemas.retain(|k, _| !k.ends_with(".ShardInfo"));
+            schemas.retain(|k, _| {
+                let shard = k.ends_with(".ShardInfo");
+                if shard {
+                    report(format!("schema {k}"));
+                }
+                !shard
+            });
             for (name, schema) in schemas.iter_mut() {
                 // The groups that share these kinds are those of the whole recorded cluster.
                 if name.ends_with(".DeleteOptions") || name.ends_with(".Status") {
-                    schema
-                        .as_object_mut()
-                        .unwrap()
-                        .remove("x-kubernetes-group-version-kind");
+                    let map = schema.as_object_mut().unwrap();
+                    map.remove("x-kubernetes-group-version-kind");
+                    report(format!("groups of {name}"));
                 }
-                if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-                    properties.remove("shardInfo");
+                if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut)
+                    && properties.remove("shardInfo").is_some()
+                {
+                    report(format!("shardInfo of {name}"));
                 }
             }
         }
@@ -328,20 +370,37 @@ pub(crate) fn adapt(id: &str, recorded: &Value, here: &Value) -> (Value, Value) 
         "gone/continue-expired" => {
             if let Some(n) = recorded["metadata"]["remainingItemCount"].as_u64() {
                 recorded["metadata"]["remainingItemCount"] = (n - 1).into();
+                report("kid, counted".into());
             }
         }
         "gone/exact-compacted" => {
-            if let Some(items) = recorded["items"].as_array_mut() {
-                items.retain(|i| i["metadata"]["name"] != "kid");
-            }
+            let name = |i: &Value| match text(i, "/metadata/name") {
+                generated if generated.starts_with("gen-") => "gen-".to_owned(),
+                other => other,
+            };
+            narrow(&mut recorded, &here, "/items", name, report);
         }
         // Objects that controllers of the recorded cluster had made.
         "gone/watch-compacted-core" => {
-            if let Some(events) = recorded["stream"].as_array_mut() {
-                events.retain(|e| e["object"]["metadata"]["name"] == "c");
-            }
+            let name = |e: &Value| {
+                format!(
+                    "{} {}/{}",
+                    text(e, "/type"),
+                    text(e, "/object/metadata/namespace"),
+                    text(e, "/object/metadata/name")
+                )
+            };
+            narrow(&mut recorded, &here, "/stream", name, report);
         }
         _ => {}
     }
     (recorded, here)
+}
+
+fn list(value: &Value, pointer: &str) -> Vec<Value> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default()
 }
