@@ -6,7 +6,7 @@ use strait_api::ClusterId;
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// A call to an API server failed.
-    #[error("{what} failed: {}", cause(.source))]
+    #[error("{what} failed: {}{}", cause(.source), advice(.source))]
     Api {
         /// What was tried.
         what: String,
@@ -92,6 +92,16 @@ pub enum BrokerError {
     State(String),
 }
 
+/// What to look at where no API server answered.
+fn advice(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Service(_) | kube::Error::HyperError(_) => {
+            "; check that the API server runs, and that its address in the kubeconfig is in reach"
+        }
+        _ => "",
+    }
+}
+
 fn why(reason: &str) -> String {
     if reason.is_empty() {
         String::new()
@@ -100,21 +110,7 @@ fn why(reason: &str) -> String {
     }
 }
 
-/// The innermost cause of a client's error, without its debug text.
-pub fn cause(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return if status.message.is_empty() {
-            format!("{} ({})", status.reason, status.code)
-        } else {
-            status.message.clone()
-        };
-    }
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(next) = deepest.source() {
-        deepest = next;
-    }
-    deepest.to_string()
-}
+pub use strait_daemon::errors::cause;
 
 impl BrokerError {
     /// Says of a failed call what was tried.

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match command::dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("strait: {error:#}");
+            eprintln!("strait: {}", strait_daemon::errors::sentence(error.as_ref()));
             ExitCode::FAILURE
         }
     }

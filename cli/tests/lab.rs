@@ -35,6 +35,17 @@ impl Labs {
         command
     }
 
+    /// Without a name.
+    fn bare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.arg("lab").args(args);
+        command
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env_remove("STRAIT_LAB")
+            .stdin(Stdio::null());
+        command
+    }
+
     fn run(&self, lab: &str, args: &[&str]) -> Output {
         self.strait(lab, args).output().unwrap()
     }
@@ -202,11 +213,44 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
         (Some("blue"), Some("b"))
     );
     assert_eq!(page["client_ip"], "10.1.1.10");
-    let code = labs
-        .run("work", &["exec", "blue/gateway-1", "--", "sh", "-c", "exit 7"])
-        .status
-        .code();
-    assert_eq!(code, Some(7), "the exit code of a command is passed on");
+    for (command, code) in [
+        (&["sh", "-c", "exit 7"][..], 7),
+        (&["/nonexistent/program"], 127),
+        (&["/etc/passwd"], 126),
+    ] {
+        let exec = [&["exec", "blue/gateway-1", "--"][..], command].concat();
+        let output = labs.run("work", &exec);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {output:?}");
+    }
+
+    // Names are resolved in a pod as kubelet sets it up, and on a node as on the machine.
+    let read = |place: &str| labs.ok("work", &["exec", place, "--", "cat", "/etc/resolv.conf"]);
+    assert_eq!(
+        read("blue/a"),
+        "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.101.0.10\n\
+         options ndots:5\n"
+    );
+    assert!(read("blue/worker-1/dns").starts_with("search strait-system.svc.cluster.local "));
+    let machine = fs::read_to_string("/etc/resolv.conf").unwrap();
+    assert_eq!(read("blue/worker-1"), machine);
+    assert_eq!(read("blue/gateway-1/gateway"), machine);
+    let lookup = |name: &str| {
+        let lookup = ["exec", "blue/a", "--", "strait", "lab-tool", "lookup", name];
+        labs.run("work", &lookup)
+    };
+    for name in [
+        "kubernetes.default.svc.cluster.local",
+        "kubernetes",
+        "kube-dns.kube-system",
+    ] {
+        let output = lookup(name);
+        let found: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        let address = found["addresses"][0].as_str().unwrap_or_default().to_owned();
+        assert!(address.starts_with("10.101."), "{name} is {found}");
+    }
+    assert!(!lookup("nothing.default.svc.cluster.local").status.success());
+    assert!(!lookup("example.com").status.success());
     assert!(labs.ok("work", &["logs", "blue/b"]).contains("serves b of blue"));
 
     // A daemon that is killed comes back, and the status says so.
@@ -240,6 +284,22 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
     );
     assert!(labs.fails("work", &["kubeconfig", "green"]).contains("blue"));
     assert!(labs.fails("work", &["up"]).contains("exists"));
+    assert!(labs.fails("work", &["demo"]).contains("exists"));
+    let said = labs.fails("work", &["run", "nosuch/worker-1", "x"]);
+    assert!(
+        said.contains("no cluster \"nosuch\"") && said.contains("blue"),
+        "{said}"
+    );
+    let said = labs.fails("work", &["run", "blue/worker-1", "../x"]);
+    assert!(said.contains("no name for a pod"), "{said}");
+    let said = labs.fails("work", &["run", "blue/worker-1", "x", "--namespace", "nowhere"]);
+    assert_eq!(said.matches("not found").count(), 1, "{said}");
+    assert!(
+        labs.fails("nosuch", &["logs", "supervisor"])
+            .contains("no lab named \"nosuch\"")
+    );
+    let short = labs.ok("work", &["status", "-o", "json"]);
+    assert!(serde_json::from_str::<Value>(&short).unwrap()["pods"].is_array());
 
     // A command that still runs in the lab ends with it.
     let mut sleeper = labs
@@ -403,7 +463,7 @@ fn check_finding(found: &Value) {
 fn demo(labs: &Labs, args: &[&str]) -> Command {
     let mut all = vec!["demo", "--output", "json"];
     all.extend(args);
-    labs.strait("unused", &all)
+    labs.bare(&all)
 }
 
 #[test]
@@ -463,13 +523,17 @@ fn the_demonstration_needs_no_rights_outside_its_user_namespace() {
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
     let labs = Labs::new();
-    for signal in ["INT", "KILL"] {
-        let child = demo(&labs, &[])
-            .stdout(Stdio::null())
+    for (signal, name) in [("INT", Some("mine")), ("KILL", None)] {
+        let mut command = demo(&labs, &[]);
+        if let Some(name) = name {
+            command.env("STRAIT_LAB", name);
+        }
+        let child = command
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lab = labs.dir(&format!("demo-{}", child.id()));
+        let lab = labs.dir(&name.map_or(format!("demo-{}", child.id()), str::to_owned));
         until("the lab's first trace", || lab.join("lab.json").exists());
         let killed = Command::new("kill")
             .arg(format!("-{signal}"))
@@ -478,7 +542,10 @@ fn an_interrupted_demonstration_leaves_nothing() {
         assert!(killed.unwrap().success());
         let output = wait_for(child);
         if signal == "INT" {
-            assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{said}");
+            assert!(said.contains("interrupted") && !said.contains("FAILED"), "{said}");
+            assert!(output.stdout.is_empty(), "{output:?}");
         }
         until("the end of all processes", || processes_with(&lab).is_empty());
         until("the end of the state directory", || !lab.exists());

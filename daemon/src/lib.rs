@@ -8,6 +8,7 @@
 pub mod args;
 pub mod client;
 pub mod clusterset;
+pub mod errors;
 pub mod inputs;
 mod saved;
 pub mod shutdown;

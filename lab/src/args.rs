@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::{self, PodRequest, Request, Response};
 use crate::demo::{self, DemoArgs};
@@ -17,8 +18,10 @@ use crate::{enter, start, status};
 #[derive(Debug, Parser)]
 pub struct Args {
     /// Name of the lab; several can stand side by side
-    #[arg(long, global = true, env = "STRAIT_LAB", default_value = "default")]
-    name: String,
+    ///
+    /// [default: default; of `demo`, one of its own]
+    #[arg(long, global = true, env = "STRAIT_LAB")]
+    name: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +45,7 @@ enum Command {
     /// Show a lab's nodes, pods and daemons
     Status {
         /// How to print it
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
     /// Run a command on a node, in a pod or in a daemon's container
@@ -93,7 +96,7 @@ enum Command {
         /// CLUSTER/NODE/DAEMON or CLUSTER/POD
         process: String,
         /// The signal: a name such as KILL or TERM, or a number
-        #[arg(long, short, default_value = "KILL", value_parser = signal)]
+        #[arg(long, short, default_value = "KILL", value_parser = parse_signal)]
         signal: i32,
     },
     /// Take a lab down; there need not be one
@@ -153,9 +156,10 @@ impl FamilyArgs {
 
 /// Runs the chosen subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let dir = LabDir::of(&args.name)?;
+    let name = args.name.filter(|name| !name.is_empty());
+    let dir = LabDir::of(name.as_deref().unwrap_or("default"))?;
     match args.command {
-        Command::Demo(args) => demo::run(&args),
+        Command::Demo(args) => demo::run(name.as_deref(), &args),
         Command::Up(up) => {
             ensure!(
                 up.gateways <= up.nodes,
@@ -170,10 +174,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 families: up.families.families(),
             };
             let started = Instant::now();
+            outlive_terminal()?;
             start::up(&dir, &shape, false, &mut |step| {
-                eprintln!("{}  {step}", clock(started))
+                status::say(&format!("{}  {step}", clock(started)));
             })?;
-            eprintln!("{}  ready", clock(started));
+            status::say(&format!("{}  ready", clock(started)));
             status::hint(&dir);
             Ok(ExitCode::SUCCESS)
         }
@@ -216,10 +221,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
             for dir in dir::all()? {
                 start::down(&dir)?;
             }
+            dir::sweep(&dir::root()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Down { all: false } => start::down(&dir).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// A terminal that is closed takes nothing with it: from here on its SIGHUP is heard and ignored.
+fn outlive_terminal() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _guard = runtime.enter();
+    // The handler stays when the stream and the runtime are gone.
+    let _stream = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    Ok(())
 }
 
 /// Seconds since the start, as steps are shown with.
@@ -234,7 +251,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn signal(text: &str) -> Result<i32, String> {
+fn parse_signal(text: &str) -> Result<i32, String> {
     let name = text.to_ascii_uppercase();
     let named = match name.strip_prefix("SIG").unwrap_or(&name) {
         "HUP" => 1,
@@ -261,10 +278,10 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        assert_eq!(signal("KILL"), Ok(9));
-        assert_eq!(signal("sigterm"), Ok(15));
-        assert_eq!(signal("9"), Ok(9));
-        assert!(signal("BANG").unwrap_err().contains("BANG"));
+        assert_eq!(parse_signal("KILL"), Ok(9));
+        assert_eq!(parse_signal("sigterm"), Ok(15));
+        assert_eq!(parse_signal("9"), Ok(9));
+        assert!(parse_signal("BANG").unwrap_err().contains("BANG"));
     }
 
     #[test]

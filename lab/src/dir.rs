@@ -14,13 +14,20 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::alive::ProcessId;
+use crate::space;
 use crate::topology::Topology;
+
+/// Names of directories on their way in and out; the number of a process follows.
+const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+/// The process that makes the lab.
+const MAKER: &str = "up.json";
 
 /// The state directory of one lab.
 #[derive(Debug, Clone)]
@@ -44,6 +51,8 @@ pub(crate) struct LabFile {
     pub(crate) ready: bool,
     /// Namespaces: `router`, `CLUSTER/NODE`, `CLUSTER/POD` → path under /proc.
     pub(crate) namespaces: std::collections::BTreeMap<String, String>,
+    /// Mounts of pods: `CLUSTER/POD` → path under /proc.
+    pub(crate) mounts: std::collections::BTreeMap<String, String>,
     /// Ports on the host's loopback: cluster (or `broker`) → port.
     pub(crate) host_ports: std::collections::BTreeMap<String, u16>,
 }
@@ -70,37 +79,75 @@ impl LabDir {
         }
     }
 
-    /// Makes the directory. It must not exist.
+    /// Makes the directory for this process. There must be none, or an empty one.
     pub(crate) fn create(&self) -> Result<()> {
-        let root = self.path.parent().context("a lab's directory has no parent")?;
+        let root = self.root()?;
         private_dir(root)?;
-        match DirBuilder::new().mode(0o700).create(&self.path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => bail!(
-                "a lab named {:?} exists, or is being made, in {}; `strait lab --name {} down` removes it",
-                self.name,
-                self.path.display(),
-                self.name
-            ),
-            Err(e) => return Err(e).with_context(|| format!("cannot make {}", self.path.display())),
+        space::enough(root)?;
+        sweep(root)?;
+        let me = ProcessId::current()?;
+        // It appears at once with all that tells whose it is, so that no kill leaves one that nobody owns.
+        let new = root.join(format!("{NEW}{}-{}", me.pid, self.name));
+        let made = fill(&new, &me).and_then(|()| match fs::rename(&new, &self.path) {
+            Ok(()) => Ok(()),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                bail!(
+                    "a lab named {:?} exists, or is being made, in {}; `strait lab --name {} down` removes it",
+                    self.name,
+                    self.path.display(),
+                    self.name
+                )
+            }
+            Err(e) => Err(e).with_context(|| format!("cannot make {}", self.path.display())),
+        });
+        if made.is_err() {
+            remove_all(&new)?;
         }
-        for sub in ["kubeconfig", "logs", "data"] {
-            let path = self.path.join(sub);
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&path)
-                .with_context(|| format!("cannot make {}", path.display()))?;
-        }
-        Ok(())
+        made
     }
 
     /// Removes the directory; it need not exist.
     pub(crate) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Ok(()) => Ok(()),
+        remove_all(&self.path)
+    }
+
+    /// Removes the directory from inside the lab, whose processes may still write: nothing can be made anew
+    /// under its name meanwhile. It is left alone where it is somebody else's by now.
+    pub(crate) fn abandon(&self) -> Result<()> {
+        if self.maker()?.is_some_and(|maker| maker.alive()) {
+            return Ok(());
+        }
+        let gone = self
+            .root()?
+            .join(format!("{GONE}{}-{}", ProcessId::current()?.pid, self.name));
+        match fs::rename(&self.path, &gone) {
+            Ok(()) => remove_all(&gone),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e).with_context(|| format!("cannot remove {}", self.path.display())),
         }
+    }
+
+    fn root(&self) -> Result<&Path> {
+        self.path.parent().context("a lab's directory has no parent")
+    }
+
+    /// Whether anything of it is there.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// For an error: that there is no such lab, and what to do.
+    pub(crate) fn none(&self) -> anyhow::Error {
+        anyhow!(
+            "there is no lab named {:?}; `strait lab --name {} up` makes one",
+            self.name,
+            self.name
+        )
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -136,13 +183,17 @@ impl LabDir {
 
     /// A directory for data, by a path below `data`; made if need be.
     pub(crate) fn data(&self, path: &str) -> Result<PathBuf> {
-        let path = self.path.join("data").join(path);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(path)
+        let mut at = self.path.join("data");
+        // Not recursively from the root: what was removed is not to be made again.
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            at.push(part);
+            match DirBuilder::new().mode(0o700).create(&at) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).with_context(|| format!("cannot make {}", at.display())),
+            }
+        }
+        Ok(at)
     }
 
     /// The process of a daemon's container, as the host numbers it; `None` where there is none.
@@ -172,10 +223,7 @@ impl LabDir {
 
     /// The lab, which must be running.
     pub(crate) fn running(&self) -> Result<LabFile> {
-        let up = format!("`strait lab --name {} up` makes one", self.name);
-        let file = self
-            .read()?
-            .with_context(|| format!("there is no lab named {:?}; {up}", self.name))?;
+        let file = self.read()?.ok_or_else(|| self.none())?;
         ensure!(
             file.init.alive() && file.supervisor.alive(),
             "the lab {:?} was killed; `strait lab --name {} down` removes what it left",
@@ -191,11 +239,7 @@ impl LabDir {
 
     /// The `lab up` at work, if any.
     pub(crate) fn maker(&self) -> Result<Option<ProcessId>> {
-        read_json(&self.path.join("up.json"))
-    }
-
-    pub(crate) fn set_maker(&self, maker: &ProcessId) -> Result<()> {
-        write_json(&self.path.join("up.json"), maker)
+        read_json(&self.path.join(MAKER))
     }
 }
 
@@ -209,7 +253,9 @@ pub(crate) fn all() -> Result<Vec<LabDir>> {
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", root.display())),
     };
     for entry in entries {
-        if let Some(name) = entry?.file_name().to_str() {
+        if let Some(name) = entry?.file_name().to_str()
+            && !name.starts_with('.')
+        {
             labs.push(LabDir {
                 name: name.to_owned(),
                 path: root.join(name),
@@ -220,7 +266,37 @@ pub(crate) fn all() -> Result<Vec<LabDir>> {
     Ok(labs)
 }
 
-fn root() -> Result<PathBuf> {
+/// Removes what killed processes left: directories that were never finished, or half removed.
+pub(crate) fn sweep(root: &Path) -> Result<()> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", root.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        let hidden = name.strip_prefix(NEW).or_else(|| name.strip_prefix(GONE));
+        let dead = match hidden {
+            Some(rest) => {
+                let pid = rest.split('-').next().unwrap_or_default();
+                !Path::new("/proc").join(pid).exists()
+            }
+            None => {
+                let maker = read_json::<ProcessId>(&path.join(MAKER)).unwrap_or_default();
+                maker.is_some_and(|m| !m.alive()) && !path.join("lab.json").exists()
+            }
+        };
+        if dead {
+            remove_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of all labs of this user.
+pub(crate) fn root() -> Result<PathBuf> {
     let me = geteuid().as_raw();
     if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
         && fs::metadata(&runtime).is_ok_and(|m| m.is_dir() && m.uid() == me)
@@ -244,6 +320,32 @@ fn private_dir(path: &Path) -> Result<()> {
         path.display()
     );
     Ok(())
+}
+
+fn fill(path: &Path, maker: &ProcessId) -> Result<()> {
+    let subs = ["kubeconfig", "logs", "data"].map(|sub| path.join(sub));
+    for path in std::iter::once(path).chain(subs.iter().map(PathBuf::as_path)) {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    write_json(&path.join(MAKER), maker)
+}
+
+/// Removes a directory with all that is in it, also what appears in it meanwhile; it need not exist.
+fn remove_all(path: &Path) -> Result<()> {
+    const TRIES: usize = 100;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot remove {}", path.display())),
+        }
+    }
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -273,6 +375,47 @@ mod tests {
             assert!(LabDir::of(bad).is_err(), "{bad:?}");
         }
         assert!(LabDir::of("my-lab-2").is_ok());
+    }
+
+    #[test]
+    fn a_lab_is_there_at_once_and_what_a_kill_left_gives_way() {
+        let tmp = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let at = |name: &str| LabDir::at(name, &tmp.path().join(name));
+        // An empty folder, and one whose maker died before it came to anything.
+        fs::create_dir(tmp.path().join("empty")).unwrap();
+        let me = ProcessId::current().unwrap();
+        let dead = ProcessId {
+            start: me.start + 1,
+            ..me
+        };
+        fill(&tmp.path().join("early"), &dead).unwrap();
+        let unfinished = tmp.path().join(format!("{NEW}0-x"));
+        fill(&unfinished, &dead).unwrap();
+        for name in ["empty", "early", "new"] {
+            at(name).create().unwrap();
+            assert_eq!(at(name).maker().unwrap(), Some(me));
+        }
+        assert!(!unfinished.exists());
+        let error = at("new").create().unwrap_err().to_string();
+        assert!(error.contains("exists") && error.contains("down"), "{error}");
+        assert_eq!(
+            fs::read_dir(tmp.path()).unwrap().count(),
+            3,
+            "nothing else is left"
+        );
+
+        // Somebody who is alive owns it: it is not for a dying lab to remove.
+        at("new").abandon().unwrap();
+        assert!(at("new").exists());
+        write_json(&tmp.path().join("new").join(MAKER), &dead).unwrap();
+        at("new").abandon().unwrap();
+        assert!(!at("new").exists());
+        assert!(at("new").data("a/b").is_err(), "it was made again");
+        at("early").remove().unwrap();
+        at("early").remove().unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -19,7 +20,14 @@ use crate::dir::{LabDir, LabFile};
 fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsString)>> {
     let holder = file.supervisor.pid;
     let (network, mounts, environment) = match (file.namespaces.get(place), dir.container(place)?) {
-        (Some(network), _) => (network.clone(), format!("/proc/{holder}/ns/mnt"), None),
+        (Some(network), _) => {
+            let mounts = file.mounts.get(place).cloned();
+            (
+                network.clone(),
+                mounts.unwrap_or_else(|| format!("/proc/{holder}/ns/mnt")),
+                None,
+            )
+        }
         (None, Some(pid)) => (
             format!("/proc/{pid}/ns/net"),
             format!("/proc/{pid}/ns/mnt"),
@@ -67,6 +75,15 @@ fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
     bytes.split(|b| *b == 0).filter_map(pair).collect()
 }
 
+/// What a shell exits with for a command that is not there, or that cannot be run.
+fn not_started(error: &io::Error) -> ExitCode {
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    })
+}
+
 /// Runs a command in a place of the lab and passes its exit code on.
 pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitCode> {
     let here = std::env::current_dir().ok();
@@ -95,9 +112,13 @@ pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitC
         .build()?;
     runtime.block_on(async {
         let mut interrupts = signal(SignalKind::interrupt())?;
-        let mut child = tokio::process::Command::from(command)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut child = match tokio::process::Command::from(command).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                eprintln!("strait: cannot start {} in {place}: {error}", program.display());
+                return Ok(not_started(&error));
+            }
+        };
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status.context("cannot wait for the command")?,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use strait_linux::mounts::Mounts;
 use strait_linux::netns::Netns;
 
 /// First pause before a process is started again; doubles up to [`LONGEST_PAUSE`].
@@ -36,6 +37,8 @@ pub(crate) struct Spec {
     pub(crate) inherit: bool,
     /// Where.
     pub(crate) namespace: Netns,
+    /// What its files are, where they are not the machine's.
+    pub(crate) mounts: Option<Mounts>,
     /// Its output.
     pub(crate) log: PathBuf,
     /// A listening socket for its standard input.
@@ -196,6 +199,9 @@ impl Process {
         command.args(argv).envs(&spec.env).stdin(self.stdin()?);
         command.stdout(log.try_clone()?).stderr(log);
         spec.namespace.attach(&mut command);
+        if let Some(mounts) = &spec.mounts {
+            mounts.attach(&mut command);
+        }
         let mut state = self.state();
         let child = command
             .spawn()
@@ -271,6 +277,7 @@ mod tests {
             env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
             inherit: true,
             namespace: Netns::new().unwrap(),
+            mounts: None,
             log: dir.path().join("log"),
             stdin: None,
         }

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 
+use strait_daemon::errors::sentence;
+
 use crate::alive::ProcessId;
 use crate::handover::{self, Progress};
 use crate::supervisor;
@@ -60,7 +62,7 @@ pub fn run_supervisor(args: SupervisorArgs) -> Result<ExitCode> {
         handover::tell(
             &maker,
             &Progress::Failed {
-                error: format!("{error:#}"),
+                error: sentence(error.as_ref()),
                 log: None,
             },
         );
@@ -69,7 +71,6 @@ pub fn run_supervisor(args: SupervisorArgs) -> Result<ExitCode> {
 }
 
 fn enter(args: &SupervisorArgs) -> Result<()> {
-    setsid().context("cannot leave the terminal's session")?;
     let rootless = strait_linux::sandbox::enter()?;
     let mut next = again(args, "init")?;
     if rootless {
@@ -80,6 +81,8 @@ fn enter(args: &SupervisorArgs) -> Result<()> {
 }
 
 fn init(args: &SupervisorArgs) -> Result<ExitCode> {
+    // Its parent leads a process group, and may not.
+    setsid().context("cannot leave the terminal's session")?;
     let mut next = again(args, "supervise")?;
     if args.rootless {
         next.arg("--rootless");

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rustix::process::Signal;
 use crate::alive::ProcessId;
 use crate::dir::LabDir;
 use crate::handover::{self, Progress};
+use crate::space;
 use crate::topology::Shape;
 
 /// How long the kernel may take to end a lab's processes.
@@ -33,6 +35,7 @@ pub(crate) fn up(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnM
     dir.create()?;
     let made = make(dir, shape, tethered, step);
     if let Err(error) = made {
+        let error = space::explained(dir.path(), error);
         let error = match down(dir) {
             Ok(()) => error,
             Err(also) => error.context(format!("and it could not be removed: {also:#}")),
@@ -43,7 +46,6 @@ pub(crate) fn up(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnM
 }
 
 fn make(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnMut(&str)) -> Result<Tether> {
-    dir.set_maker(&ProcessId::current()?)?;
     // One for each cluster and one for the broker, in the host's own network namespace.
     let sockets = (0..=shape.clusters)
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -72,6 +74,8 @@ fn make(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnMut(&str))
         .stdin(OwnedFd::from(far))
         .stdout(output.try_clone()?)
         .stderr(output);
+    // Ctrl-C is for this process: the lab hears of it from here.
+    command.process_group(0);
     let mut child = command.spawn().context("cannot start the lab's supervisor")?;
     drop(command);
     handover::send_sockets(&near, &sockets)?;
@@ -139,6 +143,14 @@ pub(crate) fn down(dir: &LabDir) -> Result<()> {
         file.init.end(Signal::KILL, END).context("cannot end the lab")?;
     }
     dir.remove()
+}
+
+/// The same for a lab that this process makes; anybody else's of this name is left alone.
+pub(crate) fn down_own(dir: &LabDir) -> Result<()> {
+    match dir.maker().unwrap_or_default() {
+        Some(maker) if maker == ProcessId::current()? => down(dir),
+        _ => Ok(()),
+    }
 }
 
 /// What a lab needs of this machine, before anything is made.

@@ -94,6 +94,11 @@ fn join(addresses: &[IpAddr]) -> String {
         .join(" ")
 }
 
+/// Says something to whoever started this; the terminal may be gone.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// After `lab up`: what next.
 pub(crate) fn hint(dir: &LabDir) {
     let name = if dir.name() == "default" {
@@ -101,19 +106,21 @@ pub(crate) fn hint(dir: &LabDir) {
     } else {
         format!(" --name {}", dir.name())
     };
-    eprintln!("\n  strait lab{name} status");
-    eprintln!("  export KUBECONFIG={}", dir.kubeconfig("blue").display());
-    eprintln!("  strait lab{name} down");
+    say(&format!("\n  strait lab{name} status"));
+    say(&format!(
+        "  export KUBECONFIG={}",
+        dir.kubeconfig("blue").display()
+    ));
+    say(&format!("  strait lab{name} down"));
 }
 
 /// Prints a kubeconfig, or its path.
 pub(crate) fn kubeconfig(dir: &LabDir, cluster: &str, path: bool) -> Result<ExitCode> {
     let lab = dir.running()?;
     if cluster != "broker" && lab.topology.cluster(cluster).is_none() {
-        let known: Vec<&str> = lab.topology.clusters.iter().map(|c| c.name.as_str()).collect();
         bail!(
             "there is no cluster {cluster:?}; there are broker, {}",
-            known.join(", ")
+            lab.topology.names().join(", ")
         );
     }
     let file = dir.kubeconfig(cluster);
@@ -128,6 +135,9 @@ pub(crate) fn kubeconfig(dir: &LabDir, cluster: &str, path: bool) -> Result<Exit
 
 /// Prints a log, and goes on as it grows if asked.
 pub(crate) fn logs(dir: &LabDir, process: &str, follow: bool) -> Result<ExitCode> {
+    if !dir.exists() {
+        return Err(dir.none());
+    }
     let path = dir.log(process);
     let mut file = match File::open(&path) {
         Ok(file) => file,

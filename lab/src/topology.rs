@@ -155,6 +155,11 @@ impl Topology {
         self.clusters.iter().find(|c| c.name == name)
     }
 
+    /// Names of the clusters.
+    pub fn names(&self) -> Vec<&str> {
+        self.clusters.iter().map(|c| c.name.as_str()).collect()
+    }
+
     /// The router's addresses on all segments.
     pub fn router_addresses(&self) -> Vec<IpAddr> {
         let lans = std::iter::once(&self.broker).chain(self.clusters.iter().map(|c| &c.lan));
@@ -171,6 +176,11 @@ impl Topology {
 }
 
 impl Cluster {
+    /// Cluster IPs of its DNS server.
+    pub fn dns(&self) -> Vec<IpAddr> {
+        self.service_cidrs.iter().map(|net| nth(net, DNS_HOST)).collect()
+    }
+
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.name == name)
@@ -195,6 +205,8 @@ impl Node {
     }
 }
 
+/// Host part of the cluster IP of a cluster's DNS server, as kubeadm has it.
+const DNS_HOST: u32 = 10;
 /// Host part of a node's first pod.
 const FIRST_POD: u8 = 10;
 

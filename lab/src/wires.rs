@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -178,11 +178,11 @@ pub(crate) fn remove_pod(node: &Netns, wire: &PodWire) -> Result<()> {
 }
 
 /// Where other processes find the namespaces that `holder` (a PID of the host) holds.
-pub(crate) fn paths<'a>(
+pub(crate) fn paths<'a, N: AsFd + 'a>(
     holder: i32,
-    namespaces: impl IntoIterator<Item = (&'a String, &'a Netns)>,
+    namespaces: impl IntoIterator<Item = (&'a String, &'a N)>,
 ) -> BTreeMap<String, String> {
-    let path = |ns: &Netns| format!("/proc/{holder}/fd/{}", ns.as_fd().as_raw_fd());
+    let path = |ns: &N| format!("/proc/{holder}/fd/{}", ns.as_fd().as_raw_fd());
     namespaces
         .into_iter()
         .map(|(name, ns)| (name.clone(), path(ns)))

@@ -11,6 +11,7 @@ pub mod conntrack;
 mod error;
 mod kernel;
 pub mod link;
+pub mod mounts;
 mod netlink;
 pub mod netns;
 mod nft;

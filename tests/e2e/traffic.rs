@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use strait_api::names::ANNOTATION_OVERLAY;
 
-use crate::lab::{Lab, PORT, ensure, eventually, of_family};
+use crate::lab::{Fetched, Lab, PORT, ensure, eventually, of_family};
 
 const CLUSTERS: [&str; 2] = ["blue", "green"];
 
@@ -78,6 +78,23 @@ fn everyone_reaches_everyone(flags: &[&str], families: &[bool]) {
             }
         }
     }
+    // By name, as any program in a pod finds it: getaddrinfo, by the pod's own resolv.conf.
+    let (app, place) = ("blue-worker-1", "green/client-worker-1");
+    let name = format!("{app}.demo.svc.clusterset.local");
+    let found: serde_json::Value = lab
+        .tool(place, &["lookup", &name])
+        .unwrap_or_else(|e| panic!("{e}"));
+    for v6 in families.iter().copied() {
+        let vip = json!(lab.resolve(place, "green", &name, v6).unwrap());
+        let all = found["addresses"].as_array().unwrap();
+        assert!(all.contains(&vip[0]), "{name} is {found}, without {vip}");
+    }
+    assert_eq!(found["addresses"].as_array().unwrap().len(), families.len());
+    let answer: Fetched = lab
+        .tool(place, &["get", &format!("{name}:80")])
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(answer.pod, app);
+
     assert_eq!(
         lab.leaks(),
         json!([]),

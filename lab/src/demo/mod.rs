@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FamilyArgs, Output};
 use crate::dir::LabDir;
-use crate::start;
+use crate::{start, status};
 use report::Report;
 use story::Story;
 
@@ -29,16 +29,20 @@ pub(crate) struct DemoArgs {
 /// Exit code of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the demonstration. Whatever happens, nothing is left.
-pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
-    // A name of its own: it stands beside any lab, and beside other demonstrations.
-    let dir = LabDir::of(&format!("demo-{}", std::process::id()))?;
+/// Runs the demonstration. Whatever happens, nothing of it is left.
+pub(crate) fn run(name: Option<&str>, args: &DemoArgs) -> Result<ExitCode> {
+    // Of itself it has a name of its own: it stands beside any lab, and beside other demonstrations.
+    let dir = match name {
+        Some(name) => LabDir::of(name)?,
+        None => LabDir::of(&format!("demo-{}", std::process::id()))?,
+    };
     let told = {
-        let (dir, args) = (dir.clone(), args.clone());
+        let mut story = Story::new(dir.clone(), args.families.families(), args.output);
         let (done, wait) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("demo".to_owned()).spawn(move || {
+            let outcome = story.run();
             // The receiver is gone only if the process is about to end.
-            let _ = done.send(tell(&dir, &args));
+            let _ = done.send((story, outcome));
         })?;
         wait
     };
@@ -50,36 +54,36 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         anyhow::Ok(tokio::select! {
-            code = told => Some(code.map_err(|_| anyhow!("the demonstration panicked"))?),
+            biased;
             _ = interrupt.recv() => None,
             _ = terminate.recv() => None,
             _ = hangup.recv() => None,
+            told = told => Some(told.map_err(|_| anyhow!("the demonstration panicked"))?),
         })
     });
-    let down = start::down(&dir).context("cannot take the lab down");
+    let down = start::down_own(&dir).context("cannot take the lab down");
     match ended? {
-        Some(code) => down.map(|()| code),
+        Some((story, outcome)) => {
+            down?;
+            print(&story, outcome.as_ref(), args.output)
+        }
         None => {
-            eprintln!("strait: interrupted; everything is taken down");
+            status::say("strait: interrupted; everything is taken down");
             down.map(|()| ExitCode::from(INTERRUPTED))
         }
     }
 }
 
-fn tell(dir: &LabDir, args: &DemoArgs) -> ExitCode {
-    let mut story = Story::new(dir.clone(), args.families.families(), args.output);
-    let outcome = story.run();
-    let report = Report::new(&story, outcome.as_ref().err());
-    match args.output {
-        Output::Json => println!("{}", report.to_json()),
-        Output::Text => match &outcome {
-            Ok(()) => println!("{}", report.to_text()),
-            Err(_) => eprintln!("{}", report.to_text()),
-        },
+fn print(story: &Story, outcome: Result<&(), &anyhow::Error>, output: Output) -> Result<ExitCode> {
+    let report = Report::new(story, outcome.err());
+    match (output, outcome) {
+        (Output::Json, _) => println!("{}", report.to_json()),
+        (Output::Text, Ok(())) => println!("{}", report.to_text()),
+        (Output::Text, Err(_)) => eprintln!("{}", report.to_text()),
     }
-    if outcome.is_ok() {
+    Ok(if outcome.is_ok() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
+    })
 }

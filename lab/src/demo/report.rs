@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use strait_daemon::errors::sentence;
+
 use super::story::{Finding, NAME, Story};
 use crate::topology::Families;
 
@@ -55,7 +57,7 @@ impl<'a> Report<'a> {
         }
         if let Some(error) = self.error {
             object.insert("failed_step".to_owned(), json!(story.current));
-            object.insert("error".to_owned(), json!(format!("{error:#}")));
+            object.insert("error".to_owned(), json!(sentence(error.as_ref())));
             object.insert("logs".to_owned(), json!(story.logs));
         }
         object.insert("seconds".to_owned(), json!(rounded(story.seconds())));
@@ -73,7 +75,12 @@ impl<'a> Report<'a> {
                 let _ = write!(text, "\nDone in {:.1} s; nothing is left.", self.story.seconds());
             }
             Some(error) => {
-                let _ = write!(text, "\nFAILED at: {}\n  {error:#}", self.story.current);
+                let _ = write!(
+                    text,
+                    "\nFAILED at: {}\n  {}",
+                    self.story.current,
+                    sentence(error.as_ref())
+                );
                 if !self.story.logs.is_empty() {
                     let _ = write!(text, "\n\nWhat the logs say:\n  {}", self.story.logs.join("\n  "));
                 }

@@ -1,7 +1,8 @@
 //! The steps of the demonstration.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,7 +18,7 @@ use crate::control::{self, PodRequest, Request, Response};
 use crate::dir::LabDir;
 use crate::objects::{apply, client};
 use crate::start::{self, Tether};
-use crate::tool::{Fetched, Hop, Pinged, Resolved, Sent};
+use crate::tool::{Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
 use crate::topology::{Families, Shape};
 use crate::wait::until_blocking;
 
@@ -159,6 +160,17 @@ impl Story {
         })?;
         self.done();
 
+        self.begin(&format!("resolve it as any program in the pod does ({family})"));
+        let looked_up: LookedUp = self.in_client(&["lookup", NAME])?;
+        for address in &resolved.addresses {
+            ensure!(
+                looked_up.addresses.contains(address),
+                "a program in the pod gets {:?}, not {address}",
+                looked_up.addresses
+            );
+        }
+        self.done();
+
         self.begin(&format!("fetch a page from the address answered ({family})"));
         let address = *resolved.addresses.first().context("no address")?;
         let target = SocketAddr::new(address, SERVICE_PORT).to_string();
@@ -272,6 +284,9 @@ impl Story {
                 "lab-tool",
             ])
             .args(args.iter().map(AsRef::as_ref))
+            // Ctrl-C is for the demonstration, which takes all down; what comes of that is no failure.
+            .process_group(0)
+            .stdin(Stdio::null())
             .output()
             .context("cannot run a command in the client's pod")?;
         if !output.status.success() {

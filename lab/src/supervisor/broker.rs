@@ -40,6 +40,7 @@ impl Lab {
             env: self.clean_environment(),
             inherit: false,
             namespace: self.network.router()?.clone(),
+            mounts: None,
             log: self.dir.log(BROKER),
             stdin: Some(OwnedFd::from(socket)),
             id: BROKER.to_owned(),

@@ -55,6 +55,7 @@ impl Lab {
             env: self.clean_environment(),
             inherit: false,
             namespace: self.network.router()?.clone(),
+            mounts: None,
             log: self.dir.log(&id),
             stdin: Some(OwnedFd::from(socket)),
             id: id.clone(),
@@ -82,6 +83,7 @@ impl Lab {
                 .await
                 .with_context(|| format!("cannot write the Node {}", node.name))?;
         }
+        super::dns::write_service(client, cluster).await?;
         for crd in strait_api::crds::crds() {
             apply(client, &serde_json::to_value(&crd)?).await?;
         }

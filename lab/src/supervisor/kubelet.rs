@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::Lab;
 use super::cluster::node_labels;
+use super::pods::Wired;
 use super::readiness::{PodState, set_pod_status};
 use crate::control::PodRequest;
 use crate::manifests::{Manifests, PodFields, Workload};
@@ -96,8 +97,16 @@ impl Lab {
             true => format!("{}-{}", workload.name, node.name),
             false => format!("{}-0", workload.name),
         };
-        let (namespace, addresses) = if workload.host_network() {
-            (self.network.node(&cluster.name, &node.name)?.clone(), node.ips())
+        let Wired {
+            namespace,
+            mounts,
+            addresses,
+        } = if workload.host_network() {
+            Wired {
+                namespace: self.network.node(&cluster.name, &node.name)?.clone(),
+                mounts: None,
+                addresses: node.ips(),
+            }
         } else {
             self.wire_pod(&PodRequest {
                 cluster: cluster.name.clone(),
@@ -136,6 +145,7 @@ impl Lab {
             env,
             inherit: false,
             namespace,
+            mounts,
             log: self.dir.log(id),
             stdin: None,
         })?;

@@ -2,6 +2,7 @@
 
 mod broker;
 mod cluster;
+mod dns;
 mod kubelet;
 mod network;
 mod pods;
@@ -18,9 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::try_join_all;
 use kube::Client;
+use strait_daemon::errors::sentence;
 
 use crate::alive::ProcessId;
 use crate::dir::{LabDir, LabFile};
@@ -74,7 +76,7 @@ fn end_with(maker: &UnixStream, dir: LabDir, tethered: bool, ready: Arc<AtomicBo
             let ended = maker.read(&mut [0]);
             if tethered || !ready.load(Ordering::SeqCst) {
                 tracing::info!("whoever started the lab is gone ({ended:?}); it ends");
-                if tethered && let Err(error) = dir.remove() {
+                if tethered && let Err(error) = dir.abandon() {
                     tracing::warn!("{error:#}");
                 }
                 std::process::exit(0);
@@ -156,7 +158,13 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
                 lab.seed(cluster, &client, manifests)
                     .await
                     .with_context(|| format!("cannot write the first objects of {name}"))?;
-                tokio::spawn(services::keep(Arc::clone(lab), name.clone(), client.clone()));
+                let (names, zone) = tokio::sync::watch::channel(Arc::default());
+                tokio::spawn(services::keep(
+                    Arc::clone(lab),
+                    name.clone(),
+                    client.clone(),
+                    names,
+                ));
                 tokio::spawn(Arc::clone(lab).follow_deletions(name.clone(), client.clone()));
                 let nodes = cluster.nodes.iter().map(|n| n.name.clone()).collect();
                 tokio::spawn(readiness::renew_leases(client.clone(), nodes));
@@ -168,6 +176,9 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
                 lab.join(cluster).await?;
                 step(&format!("{name}: joined"));
                 let daemons = lab.start_daemons(cluster, &client, manifests).await?;
+                lab.start_dns(cluster, &client, zone)
+                    .await
+                    .with_context(|| format!("cannot start the DNS server of {name}"))?;
                 lab.await_daemons(&client, &daemons).await?;
                 step(&format!("{name}: {} daemons are ready", daemons.len()));
                 let lab = Arc::clone(lab);
@@ -196,6 +207,7 @@ fn first_file(args: &SupervisorArgs, topology: &Topology, sockets: &[TcpListener
         topology: topology.clone(),
         ready: false,
         namespaces: BTreeMap::new(),
+        mounts: BTreeMap::new(),
         host_ports,
     })
 }
@@ -207,11 +219,16 @@ impl Lab {
 
     /// The administrator's client of a cluster.
     fn client(&self, cluster: &str) -> Result<Client> {
+        if self.topology.cluster(cluster).is_none() {
+            bail!(
+                "there is no cluster {cluster:?} in the lab; there are {}",
+                self.topology.names().join(", ")
+            );
+        }
         let clients = self.clients();
-        clients
-            .get(cluster)
-            .cloned()
-            .with_context(|| format!("the API server of {cluster} is not up"))
+        clients.get(cluster).cloned().with_context(|| {
+            format!("the API server of {cluster} is not up yet; `strait lab status` shows what runs")
+        })
     }
 
     /// The environment of a process that is to see nothing of the user's.
@@ -224,7 +241,11 @@ impl Lab {
 
     /// An error with the end of a process's log.
     fn with_log(&self, error: anyhow::Error, process: &str) -> anyhow::Error {
-        anyhow!("{error:#}{}", crate::start::tail(&self.dir, process))
+        anyhow!(
+            "{}{}",
+            sentence(error.as_ref()),
+            crate::start::tail(&self.dir, process)
+        )
     }
 
     /// Writes lab.json with the namespaces as they are now.
@@ -234,6 +255,7 @@ impl Lab {
         let pods = self.pods.namespaces();
         file.namespaces =
             crate::wires::paths(file.supervisor.pid, self.network.namespaces().chain(pods.iter()));
+        file.mounts = crate::wires::paths(file.supervisor.pid, &self.pods.mounts());
         self.dir.write(&file)
     }
 }

@@ -12,13 +12,16 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use strait_daemon::{Inputs, Shutdown};
+use strait_linux::mounts::Mounts;
 use strait_linux::netns::Netns;
 
 use super::Lab;
 use super::readiness::{PodState, set_pod_status};
 use crate::control::{PodRequest, PodStatus};
 use crate::objects::apply;
+use crate::podfiles;
 use crate::processes::Spec;
+use crate::topology::Cluster;
 use crate::wait::until;
 use crate::wires::{self, PodWire};
 
@@ -31,6 +34,15 @@ const PROBE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Pods(Mutex<BTreeMap<String, Pod>>);
 
+/// What a pod's process gets.
+#[derive(Debug)]
+pub(super) struct Wired {
+    pub(super) namespace: Netns,
+    /// `None` for the machine's.
+    pub(super) mounts: Option<Mounts>,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
 #[derive(Debug)]
 struct Pod {
     node: String,
@@ -38,6 +50,7 @@ struct Pod {
     index: u8,
     addresses: Vec<IpAddr>,
     wire: PodWire,
+    mounts: Mounts,
     /// Whether its object was written: from then on, its absence is its end.
     announced: bool,
     has_process: bool,
@@ -53,6 +66,14 @@ impl Pods {
         self.lock()
             .iter()
             .map(|(name, pod)| (name.clone(), pod.wire.namespace.clone()))
+            .collect()
+    }
+
+    /// Their mounts.
+    pub(crate) fn mounts(&self) -> BTreeMap<String, Mounts> {
+        self.lock()
+            .iter()
+            .map(|(name, pod)| (name.clone(), pod.mounts.clone()))
             .collect()
     }
 
@@ -83,13 +104,18 @@ impl Pods {
 }
 
 impl Lab {
-    /// Wires a pod up: a namespace with an address on its node.
-    pub(super) fn wire_pod(&self, request: &PodRequest) -> Result<(Netns, Vec<IpAddr>)> {
+    /// Wires a pod up: a namespace with an address on its node, and the files that kubelet writes.
+    pub(super) fn wire_pod(&self, request: &PodRequest) -> Result<Wired> {
         let PodRequest {
             cluster, node, name, ..
         } = request;
         let place = format!("{cluster}/{name}");
         let node_wire = self.network.node(cluster, node)?;
+        let dns = self
+            .topology
+            .cluster(cluster)
+            .map(Cluster::dns)
+            .unwrap_or_default();
         let Some(plan) = self.topology.cluster(cluster).and_then(|c| c.node(node)) else {
             bail!("there is no node {cluster}/{node}");
         };
@@ -110,6 +136,8 @@ impl Lab {
         let Some((index, addresses)) = free.and_then(|i| Some((i, plan.pod_addresses(i)?))) else {
             bail!("node {cluster}/{node} has no address left for a pod");
         };
+        let files = self.dir.data(&format!("{cluster}/pods/{name}"))?;
+        let mounts = podfiles::mounts(&files, &request.namespace, name, &addresses, &dns)?;
         let wire = wires::build_pod(node_wire, index, &addresses)?;
         let pod = Pod {
             node: node.clone(),
@@ -118,26 +146,34 @@ impl Lab {
             addresses: addresses.clone(),
             announced: false,
             has_process: false,
+            mounts: mounts.clone(),
             wire,
         };
         let namespace = pod.wire.namespace.clone();
         pods.insert(place, pod);
         drop(pods);
         self.write_file(false)?;
-        Ok((namespace, addresses))
+        Ok(Wired {
+            namespace,
+            mounts: Some(mounts),
+            addresses,
+        })
     }
 
     /// Starts a pod and waits until it is ready.
     pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<Vec<IpAddr>> {
         let client = self.client(&request.cluster)?;
+        check_name("pod", &request.name)?;
+        check_name("namespace", &request.namespace)?;
         let place = format!("{}/{}", request.cluster, request.name);
         let lab = Arc::clone(self);
-        let (namespace, addresses, request) = tokio::task::spawn_blocking(move || {
-            let (namespace, addresses) = lab.wire_pod(&request)?;
-            anyhow::Ok((namespace, addresses, request))
+        let (wired, request) = tokio::task::spawn_blocking(move || {
+            let wired = lab.wire_pod(&request)?;
+            anyhow::Ok((wired, request))
         })
         .await??;
-        let started = self.start_pod(&client, &request, namespace, &addresses).await;
+        let addresses = wired.addresses.clone();
+        let started = self.start_pod(&client, &request, wired).await;
         if let Err(error) = started {
             let lab = Arc::clone(self);
             let undone = place.clone();
@@ -148,13 +184,13 @@ impl Lab {
         Ok(addresses)
     }
 
-    async fn start_pod(
-        &self,
-        client: &Client,
-        request: &PodRequest,
-        namespace: Netns,
-        addresses: &[IpAddr],
-    ) -> Result<()> {
+    async fn start_pod(&self, client: &Client, request: &PodRequest, wired: Wired) -> Result<()> {
+        let Wired {
+            namespace,
+            mounts,
+            addresses,
+        } = wired;
+        let addresses = addresses.as_slice();
         let PodRequest {
             cluster, node, name, ..
         } = request;
@@ -194,6 +230,7 @@ impl Lab {
                 env: pod_environment(request, addresses),
                 inherit: true,
                 namespace,
+                mounts,
                 log: self.dir.log(&id),
                 stdin: None,
                 id: id.clone(),
@@ -273,6 +310,19 @@ impl Lab {
         wires::remove_pod(self.network.node(cluster, &pod.node)?, &pod.wire)?;
         self.write_file(false)
     }
+}
+
+/// Names become parts of paths and of host names, before any API server has seen them.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = name.starts_with('-') || name.ends_with('-');
+    if name.is_empty() || name.len() > 63 || ends || !name.chars().all(good) {
+        bail!(
+            "{name:?} is no name for a {what}: it takes a-z, 0-9 and '-' inside, at most 63 characters, \
+             such as web-1"
+        );
+    }
+    Ok(())
 }
 
 /// Deletes a pod's object at once, as kubelet does in the end; there need not be one.

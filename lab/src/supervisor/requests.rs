@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
+use strait_daemon::errors::sentence;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -37,7 +38,7 @@ async fn serve(lab: &Arc<Lab>, socket: UnixStream) -> Result<()> {
     let response = match serde_json::from_str(&line) {
         Ok(request) => answer(lab, request)
             .await
-            .unwrap_or_else(|e| Response::Error(format!("{e:#}"))),
+            .unwrap_or_else(|e| Response::Error(sentence(e.as_ref()))),
         Err(error) => Response::Error(format!("the request cannot be read: {error}")),
     };
     write

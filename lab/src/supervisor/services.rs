@@ -17,9 +17,11 @@ use kube::{Api, Client, ResourceExt as _};
 use strait_api::names::{LABEL_SERVICE_NAME, LABEL_SLICE_MANAGED_BY};
 use strait_core::kernel::Protocol;
 use strait_daemon::{Inputs, Shutdown};
+use tokio::sync::watch;
 
 use super::Lab;
 use crate::firewall::{self, Forwardings};
+use crate::names::Names;
 use crate::objects::FIELD_MANAGER;
 
 /// Who manages the slices, in the words of the real controller: kubectl and Strait expect them.
@@ -27,8 +29,8 @@ const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// Changes that come together are answered together.
 const CALM: Duration = Duration::from_millis(5);
 
-/// Keeps the Services of a cluster until the lab ends.
-pub(super) async fn keep(lab: Arc<Lab>, cluster: String, client: Client) {
+/// Keeps the Services of a cluster until the lab ends, and tells their names to its DNS server.
+pub(super) async fn keep(lab: Arc<Lab>, cluster: String, client: Client, names: watch::Sender<Arc<Names>>) {
     let mut inputs = Inputs::new(None, Shutdown::default());
     let services = inputs.watch_all::<Service>(&client, watcher::Config::default());
     let pods = inputs.watch_all::<Pod>(&client, watcher::Config::default());
@@ -41,6 +43,8 @@ pub(super) async fn keep(lab: Arc<Lab>, cluster: String, client: Client) {
         let (services, pods) = (services.all(), pods.all());
         let slices = wanted(&services, &pods);
         let forwardings = forwardings(&services, &slices);
+        let now = Arc::new(super::dns::names(&services, slices.values()));
+        names.send_if_modified(|names| std::mem::replace(names, Arc::clone(&now)) != now);
         let done = async {
             if forwarded.as_ref() != Some(&forwardings) {
                 forward(&lab, &cluster, &forwardings).await?;

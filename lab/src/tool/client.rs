@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
@@ -50,9 +50,20 @@ fn connect(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Res
 }
 
 /// Fetches the page.
-pub(super) fn get(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<Fetched> {
+pub(super) fn get(server: &str, source: Option<IpAddr>, timeout: Duration) -> Result<Fetched> {
     let started = Instant::now();
-    let mut socket = connect(server, source, timeout)?;
+    let addresses = server
+        .to_socket_addrs()
+        .with_context(|| format!("{server} cannot be resolved"))?;
+    // As curl does: each address until one takes the connection.
+    let mut socket = Err(anyhow!("{server} has no address"));
+    for address in addresses {
+        socket = connect(address, source, timeout);
+        if socket.is_ok() {
+            break;
+        }
+    }
+    let mut socket = socket?;
     write!(
         socket,
         "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub(crate) use client::{Fetched, Sent};
 pub(crate) use icmp::{Hop, Pinged};
-pub(crate) use resolve::Resolved;
+pub(crate) use resolve::{LookedUp, Resolved};
 
 /// Arguments of `strait lab-tool`.
 #[derive(Debug, Args)]
@@ -38,7 +38,8 @@ enum Tool {
     },
     /// Fetch a page
     Get {
-        server: SocketAddr,
+        /// ADDRESS:PORT, or NAME:PORT
+        server: String,
         #[command(flatten)]
         common: ClientArgs,
     },
@@ -76,6 +77,8 @@ enum Tool {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         count: u32,
     },
+    /// Look a name up, as any program does
+    Lookup { name: String },
     /// Ask a DNS server
     Resolve {
         name: String,
@@ -109,7 +112,7 @@ impl ClientArgs {
 pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
     match args.tool {
         Tool::Serve { port, sink } => serve::serve(port, sink)?,
-        Tool::Get { server, common } => print(&client::get(server, common.source, common.timeout())?)?,
+        Tool::Get { server, common } => print(&client::get(&server, common.source, common.timeout())?)?,
         Tool::Udp { server, common } => print(&client::udp(server, common.source, common.timeout())?)?,
         Tool::Ping {
             address,
@@ -130,6 +133,7 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             print(&client::send(server, common.source, duration, common.timeout())?)?;
         }
         Tool::Noise { target, count } => print(&noise::noise(target, count)?)?,
+        Tool::Lookup { name } => print(&resolve::lookup(&name)?)?,
         Tool::Resolve {
             name,
             server,

@@ -1,6 +1,7 @@
 //! A question to a DNS server.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,26 @@ pub(crate) struct Resolved {
     pub(crate) code: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) seconds: f64,
+}
+
+/// What the machine's, or the pod's, own way of resolving says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LookedUp {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) seconds: f64,
+}
+
+/// Asks as any program does: by getaddrinfo.
+pub(super) fn lookup(name: &str) -> Result<LookedUp> {
+    let started = Instant::now();
+    let found = (name, 0)
+        .to_socket_addrs()
+        .with_context(|| format!("{name} cannot be resolved"))?;
+    let addresses: BTreeSet<IpAddr> = found.map(|a| a.ip()).collect();
+    Ok(LookedUp {
+        addresses: addresses.into_iter().collect(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
 /// Asks; again every 500 ms, as a datagram may be lost.
