@@ -6,12 +6,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use crate::audit::Log;
 use crate::auth::rbac::Rbac;
 use crate::auth::token::{self, Signer};
 use crate::auth::{StaticTokens, User};
 use crate::builtin::service::Addresses;
 use crate::catalog::Catalogs;
 use crate::config::Version;
+use crate::limits::Gate;
 use crate::rest::shared::{Initials, Lines};
 use crate::store::Store;
 
@@ -26,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) version: Version,
     /// Largest body of a request.
     pub(crate) max_body: usize,
+    /// Time for it.
+    pub(crate) body_time: Duration,
 }
 
 /// What all requests share.
@@ -45,6 +49,10 @@ pub(crate) struct Api {
     pub(crate) addresses: Arc<Addresses>,
     /// Settings.
     pub(crate) settings: Settings,
+    /// Room for requests.
+    pub(crate) gate: Gate,
+    /// Where requests are written down.
+    pub(crate) audit: Option<Log>,
     /// The states that watches begin with.
     pub(crate) initials: Initials,
     /// Events in the forms of watches.

@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::audit::Audit;
 use crate::auth::User;
 use crate::store::Window;
 use crate::tls::Tls;
@@ -48,6 +50,11 @@ pub struct Config {
     pub listeners: Vec<TcpListener>,
     /// Certificates.
     pub tls: Tls,
+    /// PEM file with the authorities whose certificates clients may show: the common name is the user, the
+    /// organisations are the groups. None: clients show tokens only.
+    pub client_ca: Option<PathBuf>,
+    /// How often the files of certificates are looked at, for new ones.
+    pub tls_poll: Duration,
     /// The administrator's token. None: made, and kept in the data directory (`admin.token`).
     pub admin_token: Option<String>,
     /// More fixed tokens, and whose they are.
@@ -69,6 +76,55 @@ pub struct Config {
     pub window: Window,
     /// Largest body of a request, in bytes.
     pub max_body: usize,
+    /// What one client may take of the server.
+    pub limits: Limits,
+    /// Where requests are written down.
+    pub audit: Option<Audit>,
+}
+
+/// Bounds on what clients may take. Administrators (`system:masters`) are served beyond those on requests.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests under way, without watches. More wait for `queue_time`, and are then answered 429.
+    pub requests: usize,
+    /// Of these, by one user.
+    pub requests_per_user: usize,
+    /// How long a request may wait for its turn.
+    pub queue_time: Duration,
+    /// Watches. More are answered 429.
+    pub watches: usize,
+    /// Of these, by one user.
+    pub watches_per_user: usize,
+    /// Connections; more are closed at once. Less, if the process may not have so many files open.
+    pub connections: usize,
+    /// Of these, from one address.
+    pub connections_per_address: usize,
+    /// Bytes of the headers of a request, with its path.
+    pub header_bytes: usize,
+    /// Time for a TLS handshake, and for the headers of a request; also how long a connection may be idle.
+    pub header_time: Duration,
+    /// Time for the body of a request.
+    pub body_time: Duration,
+    /// How long a client may read nothing of what is sent to it.
+    pub stall_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            requests: 400,
+            requests_per_user: 200,
+            queue_time: Duration::from_secs(10),
+            watches: 16_384,
+            watches_per_user: 8192,
+            connections: 8192,
+            connections_per_address: 4096,
+            header_bytes: 64 << 10,
+            header_time: Duration::from_secs(32),
+            body_time: Duration::from_secs(60),
+            stall_time: Duration::from_secs(60),
+        }
+    }
 }
 
 impl std::fmt::Debug for Config {
@@ -78,8 +134,11 @@ impl std::fmt::Debug for Config {
             .field("data", &self.data)
             .field("listeners", &self.listeners)
             .field("tls", &self.tls)
+            .field("client_ca", &self.client_ca)
             .field("service_cidrs", &self.service_cidrs)
             .field("version", &self.version)
+            .field("limits", &self.limits)
+            .field("audit", &self.audit)
             .finish_non_exhaustive()
     }
 }
@@ -98,6 +157,8 @@ impl Config {
             tls: Tls::Generated {
                 names: vec!["localhost".into(), "127.0.0.1".into(), "::1".into()],
             },
+            client_ca: None,
+            tls_poll: Duration::from_secs(10),
             admin_token: None,
             tokens: Vec::new(),
             service_cidrs: Vec::new(),
@@ -107,6 +168,8 @@ impl Config {
             controllers: true,
             window: Window::default(),
             max_body: 3 << 20,
+            limits: Limits::default(),
+            audit: None,
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Small files in the data directory.
+//! Small files in the data directory, and how many files may be open.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::Error;
 
@@ -43,4 +45,30 @@ pub(crate) fn write(path: &Path, content: &[u8], secret: bool) -> Result<(), Err
         std::fs::rename(&temp, path)
     };
     put().map_err(|e| fail(path, "written", e))
+}
+
+/// Files that are not connections.
+const OTHERS: u64 = 128;
+
+/// How many connections this process may have open.
+pub(crate) fn room() -> usize {
+    let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(open.saturating_sub(OTHERS).max(16)).unwrap_or(usize::MAX)
+}
+
+/// Lets this process have as many files open as it may, and thus as many connections. To be called by
+/// programs that serve, before [`crate::Server::start`]; their children inherit it.
+pub fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
+    if limit.current.is_none_or(|now| now >= wanted) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum,
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(error = %e, "the limit on open files cannot be raised: fewer connections can be served");
+    }
 }

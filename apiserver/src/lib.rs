@@ -21,6 +21,7 @@
 
 mod api;
 mod apply;
+mod audit;
 mod auth;
 mod builtin;
 mod catalog;
@@ -31,9 +32,11 @@ mod error;
 mod files;
 mod http;
 mod json;
+mod limits;
 mod manifests;
 mod openapi;
 mod patch;
+mod patient;
 mod proto;
 mod protobuf;
 mod rest;
@@ -47,9 +50,11 @@ mod table;
 mod tls;
 mod yaml;
 
+pub use audit::Audit;
 pub use auth::User;
-pub use config::{Config, Data, Version};
+pub use config::{Config, Data, Limits, Version};
 pub use error::Error;
+pub use files::allow_many_connections;
 pub use http::Service;
 pub use server::{Server, kubeconfig};
 pub use store::Window;

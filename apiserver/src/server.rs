@@ -1,37 +1,42 @@
 //! Starting, serving and stopping.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::sync::{Semaphore, watch};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::{Api, Settings, ended};
+use crate::audit::Log;
 use crate::auth::rbac::Rbac;
 use crate::auth::token::Signer;
 use crate::auth::{StaticTokens, User, random_token};
 use crate::builtin::service::Addresses;
 use crate::catalog::Catalogs;
-use crate::config::{Config, Data};
+use crate::config::{Config, Data, Limits};
 use crate::error::Error;
-use crate::http::Service;
+use crate::http::{Peer, Service};
+use crate::limits::{Gate, Place, Places};
+use crate::patient::Patient;
 use crate::rest::shared::{FIRST_STATE, Initials, Lines};
 use crate::store::{Location, Store};
-use crate::{controllers, files, manifests, tls};
+use crate::tls::identity::identity;
+use crate::tls::rotate::Rotating;
+use crate::{controllers, files, manifests};
 
-/// Connections served at a time; more wait in the sockets' queues.
-const MAX_CONNECTIONS: usize = 8192;
-/// Time for a TLS handshake, and for the headers of a request.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time between two lines in the log about connections that are refused.
+const COMPLAIN: Duration = Duration::from_secs(10);
 /// Time for requests under way when the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -89,7 +94,10 @@ impl Server {
                 pod_grace: config.pod_grace,
                 version: config.version.clone(),
                 max_body: config.max_body,
+                body_time: config.limits.body_time,
             },
+            gate: Gate::new(&config.limits),
+            audit: config.audit.map(Log::start).transpose()?,
             initials: Initials::default(),
             lines: Lines::default(),
             rights: watch::channel(0).0,
@@ -103,27 +111,35 @@ impl Server {
         for text in &config.manifests {
             manifests::load(&api, text).await?;
         }
-        let material = tls::prepare(&config.tls, dir.as_deref())?;
+        let (certificates, texts) =
+            Rotating::start(&config.tls, config.client_ca.as_deref(), dir.as_deref())?;
+        let ca_pem = texts.ca.clone();
         let mut tasks = JoinSet::new();
         if config.controllers {
             tasks.spawn(controllers::run(api.clone()));
         }
         tasks.spawn(tidy(api.clone()));
+        tasks.spawn(certificates.clone().follow(texts, config.tls_poll, api.clone()));
+        let door = Arc::new(Door {
+            api: api.clone(),
+            certificates,
+            connections: Places::new(
+                config.limits.connections.min(files::room()),
+                config.limits.connections_per_address,
+            ),
+            limits: config.limits,
+        });
         let mut addrs = Vec::new();
         for listener in config.listeners {
             addrs.push(listener.local_addr().map_err(Error::Listener)?);
             listener.set_nonblocking(true).map_err(Error::Listener)?;
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Listener)?;
-            tasks.spawn(serve(
-                listener,
-                TlsAcceptor::from(material.config.clone()),
-                api.clone(),
-            ));
+            tasks.spawn(serve(listener, door.clone()));
         }
         Ok(Server {
             api,
             addrs,
-            ca_pem: material.ca_pem,
+            ca_pem,
             admin_token,
             tasks,
         })
@@ -265,21 +281,25 @@ async fn tidy(api: Arc<Api>) {
     }
 }
 
-async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, api: Arc<Api>) {
-    let mut shutdown = api.shutdown.subscribe();
+/// What all sockets share.
+struct Door {
+    api: Arc<Api>,
+    certificates: Arc<Rotating>,
+    connections: Arc<Places<IpAddr>>,
+    limits: Limits,
+}
+
+async fn serve(listener: tokio::net::TcpListener, door: Arc<Door>) {
+    let mut shutdown = door.api.shutdown.subscribe();
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut complaint = Instant::now() - COMPLAIN;
     loop {
-        let slot = tokio::select! {
-            () = ended(&mut shutdown) => break,
-            slot = slots.clone().acquire_owned() => match slot { Ok(s) => s, Err(_) => break },
-        };
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = ended(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
                 Err(e) => {
                     // Out of file descriptors, or a connection that was gone before it was taken.
                     tracing::warn!(error = %e, "a connection could not be accepted");
@@ -288,42 +308,67 @@ async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, api: Ar
                 }
             },
         };
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(error = %e, "a socket option could not be set");
-        }
-        let acceptor = acceptor.clone();
-        let service = hyper_util::service::TowerToHyperService::new(Service::new(api.clone(), None));
-        let watcher = graceful.watcher();
-        connections.spawn(async move {
-            let _slot = slot;
-            let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(tls)) => tls,
-                Ok(Err(e)) => {
-                    tracing::debug!(error = %e, "a TLS handshake failed");
-                    return;
-                }
-                Err(_) => return,
-            };
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HANDSHAKE);
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(1024)
-                .keep_alive_interval(Some(Duration::from_secs(30)))
-                .keep_alive_timeout(Duration::from_secs(20));
-            let connection = watcher.watch(builder.serve_connection(TokioIo::new(tls), service).into_owned());
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "a connection ended with an error");
+        let Some(place) = door.connections.take(&address) else {
+            // One line for many: whoever floods does not fill the log too.
+            if complaint.elapsed() >= COMPLAIN {
+                complaint = Instant::now();
+                tracing::warn!(%address, "there are too many connections, in all or from this address; new ones are closed");
             }
-        });
+            continue;
+        };
+        let watcher = graceful.watcher();
+        connections.spawn(connection(stream, address, place, door.clone(), watcher));
     }
     drop(listener);
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::debug!("connections were still busy at shutdown and are cut");
     }
     connections.shutdown().await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: IpAddr,
+    _place: Place<IpAddr>,
+    door: Arc<Door>,
+    watcher: Watcher,
+) {
+    let limits = &door.limits;
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(error = %e, "a socket option could not be set");
+    }
+    let acceptor = TlsAcceptor::from(door.certificates.current());
+    let stream = Patient::new(stream, limits.stall_time);
+    let tls = match tokio::time::timeout(limits.header_time, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(e)) => {
+            tracing::debug!(error = %e, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = Peer {
+        address,
+        identity: shown.and_then(|certificate| identity(certificate)),
+    };
+    let service = TowerToHyperService::new(Service::connected(door.api.clone(), peer));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .max_buf_size(limits.header_bytes.max(8192))
+        .header_read_timeout(limits.header_time);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(64 << 10)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let connection = watcher.watch(builder.serve_connection(TokioIo::new(tls), service).into_owned());
+    if let Err(e) = connection.await {
+        tracing::debug!(error = %e, "a connection ended with an error");
+    }
 }

@@ -420,6 +420,12 @@ impl ApiError {
         )
     }
 
+    /// 504: the request took too long.
+    pub(crate) fn timed_out(why: &str) -> Box<Self> {
+        let message = format!("Timeout: request did not complete within the allotted timeout: {why}");
+        Self::make(StatusCode::GATEWAY_TIMEOUT, "Timeout", message, Some(Map::new()))
+    }
+
     /// 410: a resource version, or a continue token, that is past its time.
     pub(crate) fn expired(message: String) -> Box<Self> {
         Self::make(StatusCode::GONE, "Expired", message, None)

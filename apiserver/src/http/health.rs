@@ -43,6 +43,12 @@ impl Check {
     }
 }
 
+/// Whether the path is one of health.
+pub(super) fn is(path: &str) -> bool {
+    let first = path.trim_matches('/').split('/').next().unwrap_or_default();
+    matches!(first, "healthz" | "livez" | "readyz")
+}
+
 /// Answers, if the path is one of health.
 pub(super) async fn serve(api: &Api, path: &str, query: &Query) -> Option<Response<Body>> {
     let (whole, single) = match path.trim_matches('/').split_once('/') {

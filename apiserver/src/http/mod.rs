@@ -1,38 +1,41 @@
 //! From HTTP requests to the verbs, and back.
 
 mod health;
+mod held;
 pub(crate) mod negotiate;
 pub(crate) mod query;
+mod receive;
 mod resource;
 pub(crate) mod respond;
 pub(crate) mod target;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 
 use crate::api::Api;
+use crate::audit::Entry;
 use crate::auth::User;
 use crate::auth::rbac::Attributes;
 use crate::rest::decode;
 use crate::rest::watch::Watcher;
 use crate::status::{ApiError, ApiResult};
+use crate::tls::identity::Identity;
+use held::{Held, Holding, Noted};
 use query::Query;
 use respond::{error, json_response, text_response};
 use target::{Route, Target};
 
-/// Time for the body of a request.
-const BODY_TIME: Duration = Duration::from_secs(60);
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// A request, as the verbs see it.
 pub(crate) struct Call {
@@ -50,11 +53,45 @@ pub(crate) struct Call {
 pub struct Service {
     api: Arc<Api>,
     user: Option<User>,
+    peer: Option<Peer>,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// Whose certificate it showed.
+    pub(crate) identity: Option<Identity>,
 }
 
 impl Service {
     pub(crate) fn new(api: Arc<Api>, user: Option<User>) -> Self {
-        Service { api, user }
+        Service {
+            api,
+            user,
+            peer: None,
+        }
+    }
+
+    /// For one connection.
+    pub(crate) fn connected(api: Arc<Api>, peer: Peer) -> Self {
+        Service {
+            api,
+            user: None,
+            peer: Some(peer),
+        }
+    }
+
+    /// Who it is, before any token is looked at.
+    fn known(&self) -> ApiResult<Option<User>> {
+        let identity = self.peer.as_ref().and_then(|p| p.identity.as_ref());
+        match identity {
+            // The handshake may be long past.
+            Some(identity) if identity.until <= jiff::Timestamp::now() => Err(ApiError::unauthorized()),
+            Some(identity) => Ok(Some(identity.user.clone())),
+            None => Ok(self.user.clone()),
+        }
     }
 }
 
@@ -74,16 +111,40 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answer {
-        let api = self.api.clone();
-        let user = self.user.clone();
+        let this = self.clone();
         Box::pin(async move {
-            let response = handle(&api, user, request).await.unwrap_or_else(|e| error(&e));
-            Ok(response)
+            let headers = request.headers();
+            let noted = Noted::new(this.api.audit.as_ref(), || {
+                let id = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok());
+                let agent = header(headers, &USER_AGENT);
+                let mut entry = Entry::new(request.method(), request.uri(), agent, id);
+                entry.source = this.peer.as_ref().map(|p| p.address);
+                entry
+            });
+            let mut held = Held { place: None, noted };
+            let mut response = match handle(&this, request, &mut held).await {
+                Ok(response) => {
+                    let code = response.status().as_u16();
+                    held.noted.with(|entry| entry.answered(code, ""));
+                    response
+                }
+                Err(e) => {
+                    held.noted.with(|entry| entry.answered(e.code.as_u16(), e.reason));
+                    error(&e)
+                }
+            };
+            let mut id = None;
+            held.noted
+                .with(|entry| id = HeaderValue::from_str(&entry.id).ok());
+            if let Some(id) = id {
+                response.headers_mut().insert(AUDIT_ID, id);
+            }
+            Ok(response.map(|body| Holding::body(body, held)))
         })
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &http::header::HeaderName) -> &'a str {
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
         .get(name)
         .and_then(|v| v.to_str().ok())
@@ -103,18 +164,19 @@ fn manager(headers: &HeaderMap) -> String {
     if name.is_empty() { "unknown".into() } else { name }
 }
 
-async fn handle<B>(api: &Arc<Api>, fixed: Option<User>, request: Request<B>) -> ApiResult<Response<Body>>
+async fn handle<B>(service: &Service, request: Request<B>, held: &mut Held) -> ApiResult<Response<Body>>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let api = &service.api;
     let (parts, body) = request.into_parts();
     let authorization = header(&parts.headers, &AUTHORIZATION);
     let token = authorization
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim().to_owned());
-    let (user, token) = match (fixed, token) {
+    let (user, token) = match (service.known()?, token) {
         (Some(user), _) => (user, None),
         (None, Some(token)) => (
             api.authenticate(&token).ok_or_else(ApiError::unauthorized)?,
@@ -123,7 +185,12 @@ where
         (None, None) if !authorization.is_empty() => return Err(ApiError::unauthorized()),
         (None, None) => (User::anonymous(), None),
     };
+    held.noted.with(|entry| entry.user = Some(user.clone()));
+    let asking = user.name.clone();
     let user = impersonated(api, user, &parts.headers)?;
+    if user.name != asking {
+        held.noted.with(|entry| entry.impersonated = Some(user.clone()));
+    }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let path = parts.uri.path().to_owned();
     let route = target::parse(&parts.method, &path, &query);
@@ -135,7 +202,23 @@ where
             ..Attributes::default()
         },
     };
-    if !api.rbac.allows(&user, &attributes) {
+    let version = match &route {
+        Route::Resource(t) => t.version.as_str(),
+        Route::Path(_) => "",
+    };
+    held.noted.with(|entry| entry.asked(&attributes, version));
+    let health = attributes.path.as_deref().is_some_and(health::is);
+    let watch = attributes.verb == "watch";
+    if !health {
+        held.place = api.gate.enter(&user.name, watch).await;
+        // An administrator comes in always, above all when it is crowded.
+        if held.place.is_none() && !user.groups.iter().any(|g| g == crate::auth::MASTERS) {
+            return Ok(respond::too_many());
+        }
+    }
+    let allowed = api.rbac.allows(&user, &attributes);
+    held.noted.with(|entry| entry.allowed = Some(allowed));
+    if !allowed {
         return Err(refusal(&user, &attributes));
     }
     let target = match route {
@@ -149,20 +232,7 @@ where
         }
         Route::Resource(t) => t,
     };
-    let limit = api.settings.max_body;
-    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect());
-    let collected = collected
-        .await
-        .map_err(|_| ApiError::bad_request("the request's body did not come in time"))?;
-    let bytes = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => return Err(ApiError::too_large(limit)),
-        Err(e) => {
-            return Err(ApiError::bad_request(format!(
-                "the request's body could not be read: {e}"
-            )));
-        }
-    };
+    let bytes = receive::body(body, api.settings.max_body, api.settings.body_time).await?;
     let media_type = header(&parts.headers, &CONTENT_TYPE)
         .split(';')
         .next()
@@ -182,7 +252,13 @@ where
         user,
         target,
     };
-    resource::serve(api, call).await
+    let response = resource::serve(api, call).await?;
+    if watch {
+        held.noted
+            .with(|entry| entry.answered(response.status().as_u16(), ""));
+        held.noted.started();
+    }
+    Ok(response)
 }
 
 /// The refusal of a request, in the usual words.

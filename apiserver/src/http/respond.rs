@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -36,6 +36,16 @@ pub(crate) fn text_response(status: StatusCode, text: &str) -> Response<Body> {
     bytes_response(status, "text/plain; charset=utf-8", text.to_owned())
 }
 
+/// 429, in the words of a real server.
+pub(crate) fn too_many() -> Response<Body> {
+    let text = "Too many requests, please try again later.\n";
+    let mut response = text_response(StatusCode::TOO_MANY_REQUESTS, text);
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
 /// JSON.
 pub(crate) fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
     bytes_response(status, "application/json", value.to_string())
@@ -63,7 +73,7 @@ pub(crate) fn error(e: &ApiError) -> Response<Body> {
     if let Some(seconds) = retry {
         response
             .headers_mut()
-            .insert("retry-after", HeaderValue::from(seconds));
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

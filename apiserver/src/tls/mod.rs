@@ -1,4 +1,8 @@
-//! Certificates: given as files, or made here by an authority of our own.
+//! Certificates: given as files, or made here by an authority of our own. They are read again when their
+//! files change.
+
+pub(crate) mod identity;
+pub(crate) mod rotate;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,6 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -33,45 +38,83 @@ pub enum Tls {
     },
 }
 
-/// What the server needs, and what clients need.
-#[derive(Debug)]
-pub(crate) struct Material {
-    pub(crate) config: Arc<rustls::ServerConfig>,
-    pub(crate) ca_pem: String,
-}
-
 fn fail(what: &str, e: impl std::fmt::Display) -> Error {
     Error::Tls(format!("{what}: {e}"))
 }
 
+/// The text of the certificates and keys in use.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Texts {
+    chain: String,
+    key: String,
+    /// What clients shall trust.
+    pub(crate) ca: String,
+    /// Whose signature a client's certificate needs.
+    clients: Option<String>,
+}
+
 /// Reads or makes the certificates. Without a directory nothing is kept.
-pub(crate) fn prepare(tls: &Tls, dir: Option<&Path>) -> Result<Material, Error> {
-    let (chain, key, ca_pem) = match tls {
-        Tls::Files { certificate, key, ca } => {
-            let read = |p: &Path| {
-                std::fs::read_to_string(p).map_err(|e| fail(&format!("{} cannot be read", p.display()), e))
-            };
-            (read(certificate)?, read(key)?, read(ca)?)
-        }
+pub(crate) fn prepare(tls: &Tls, clients: Option<&Path>, dir: Option<&Path>) -> Result<Texts, Error> {
+    let (chain, key, ca) = match tls {
+        Tls::Files { certificate, key, ca } => (read(certificate)?, read(key)?, read(ca)?),
         Tls::Generated { names } => generated(names, dir)?,
     };
-    let certs = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| fail("the server's certificate is not PEM", e))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+    let clients = clients.map(read).transpose()?;
+    Ok(Texts {
+        chain,
+        key,
+        ca,
+        clients,
+    })
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|e| fail(&format!("{} cannot be read", path.display()), e))
+}
+
+/// TLS 1.2 and 1.3 with these certificates.
+pub(crate) fn configure(texts: &Texts) -> Result<Arc<rustls::ServerConfig>, Error> {
+    let certs = certificates(&texts.chain, "the server's certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(texts.key.as_bytes())
         .map_err(|e| fail("the server's private key is not PEM", e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| fail("TLS cannot be set up", e))?
-        .with_no_client_auth()
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|e| fail("TLS cannot be set up", e))?;
+    let builder = match &texts.clients {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let what = "the authority for client certificates";
+            let mut roots = rustls::RootCertStore::empty();
+            for cert in certificates(pem, what)? {
+                roots
+                    .add(cert)
+                    .map_err(|e| fail(&format!("{what} cannot be used"), e))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| fail(&format!("{what} cannot be used"), e))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
         .with_single_cert(certs, key)
         .map_err(|e| fail("the server's certificate and key do not fit", e))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Material {
-        config: Arc::new(config),
-        ca_pem,
-    })
+    Ok(Arc::new(config))
+}
+
+fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let certs = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| fail(&format!("{what} is not PEM"), e))?;
+    if certs.is_empty() {
+        return Err(Error::Tls(format!(
+            "{what} is not there: the file holds no certificate"
+        )));
+    }
+    Ok(certs)
 }
 
 /// What our authority's certificate says; it is always the same, so that it need not be read back.
