@@ -390,6 +390,37 @@ fn a_killed_up_leaves_nothing_running_and_down_removes_the_rest() {
     assert!(!labs.dir("killed").exists());
 }
 
+/// What the end of a terminal does: SIGHUP, and nothing can be written any more.
+#[test]
+fn a_lab_survives_its_terminal() {
+    let labs = Labs::new();
+    let mut up = labs
+        .strait("alone", &["up", "--clusters", "1", "--nodes", "1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("the lab's first trace", || {
+        labs.dir("alone").join("lab.json").exists()
+    });
+    drop(up.stderr.take());
+    let hangup = |pid: i64| {
+        let sent = Command::new("kill").args(["-HUP", &pid.to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    hangup(i64::from(up.id()));
+    assert!(up.wait().unwrap().success(), "the lab did not come up");
+
+    // It is in a session of its own, which no terminal is the terminal of.
+    let init = labs.file("alone")["init"]["pid"].as_i64().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let (session, terminal) = (fields[3], fields[4]);
+    assert_eq!((session, terminal), (init.to_string().as_str(), "0"), "{stat}");
+    hangup(init);
+    labs.ok("alone", &["exec", "blue/gateway-1", "--", "true"]);
+    assert!(labs.process("alone", "blue/gateway-1/route-agent")["pid"].is_i64());
+}
+
 #[test]
 fn a_lab_whose_supervisor_was_killed_is_cleaned_up() {
     let labs = Labs::new();
@@ -432,6 +463,18 @@ fn names_and_numbers_that_make_no_lab_are_refused() {
             .contains("--gateways 2")
     );
     assert!(labs.fails("n", &["up", "--clusters", "0"]).contains("1..=12"));
+    let file = labs.runtime.path().join("lab.yaml");
+    fs::write(&file, "clusters:\n- nodes: 2\n  underlay:\n    mtu: 12\n").unwrap();
+    let file = file.to_str().unwrap();
+    for command in ["up", "demo"] {
+        let said = labs.fails("n", &[command, "--config", file]);
+        let wanted = format!("strait: {file}: line 4, clusters[0].underlay.mtu: 12; it takes 1280 to 9000\n");
+        assert_eq!(said, wanted, "{command}");
+        assert!(
+            labs.fails("n", &[command, "--config", file, "--ipv6"])
+                .contains("--config")
+        );
+    }
     assert!(!labs.dir("n").exists());
 }
 

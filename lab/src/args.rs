@@ -1,6 +1,7 @@
 //! The command line of `strait lab`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::control::{self, PodRequest, Request, Response};
 use crate::demo::{self, DemoArgs};
 use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
-use crate::{enter, start, status};
+use crate::{config, enter, start, status};
 
 /// Clusters on this machine.
 #[derive(Debug, Parser)]
@@ -121,26 +122,36 @@ pub(crate) enum Output {
 #[derive(Debug, Clone, clap::Args)]
 struct UpArgs {
     /// Number of clusters
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=12))]
+    #[arg(long, default_value_t = 2, conflicts_with = "config", value_parser = clap::value_parser!(u8).range(1..=12))]
     clusters: u8,
+    #[command(flatten)]
+    config: ConfigArg,
     /// Number of nodes in each cluster
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, default_value_t = 2, conflicts_with = "config", value_parser = clap::value_parser!(u8).range(1..=16))]
     nodes: u8,
     /// Number of gateway nodes among them
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, default_value_t = 1, conflicts_with = "config", value_parser = clap::value_parser!(u8).range(1..=16))]
     gateways: u8,
     #[command(flatten)]
     families: FamilyArgs,
+}
+
+/// A file instead of numbers.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ConfigArg {
+    /// What the lab looks like, in YAML: clusters, ranges, what lies between them (lab/examples has some)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Which address families.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct FamilyArgs {
     /// IPv6 only
-    #[arg(long, conflicts_with = "dual_stack")]
+    #[arg(long, conflicts_with_all = ["dual_stack", "config"])]
     ipv6: bool,
     /// IPv4 and IPv6
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     dual_stack: bool,
 }
 
@@ -167,19 +178,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 up.gateways,
                 up.nodes
             );
-            let shape = Shape {
-                clusters: up.clusters,
-                nodes: up.nodes,
-                gateways: up.gateways,
-                families: up.families.families(),
+            let shape = match &up.config.config {
+                Some(path) => config::read(path)?,
+                None => Shape::uniform(up.clusters, up.nodes, up.gateways, up.families.families()),
             };
+            let first = shape.clusters.first().map_or("broker", |c| c.name.as_str());
             let started = Instant::now();
             outlive_terminal()?;
             start::up(&dir, &shape, false, &mut |step| {
                 status::say(&format!("{}  {step}", clock(started)));
             })?;
             status::say(&format!("{}  ready", clock(started)));
-            status::hint(&dir);
+            status::hint(&dir, first);
             Ok(ExitCode::SUCCESS)
         }
         Command::Status { output } => status::print(&dir, output),

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use strait_core::kernel::{
     Action, AddressFamily, Chain, ChainKind, Element, Hook, Key, Match, NftSet, NftTable, Protocol, Rule,
-    SetKind,
+    SetKind, TUNNEL_PORT,
 };
 use strait_linux::netns::Netns;
 use strait_linux::table::replace_table;
 
-use crate::topology::{Cluster, Node};
+use crate::topology::{Cluster, Edge, Nat, Node};
 
 /// Priorities of nftables' own hooks.
 const DSTNAT: i32 = -100;
@@ -47,6 +48,79 @@ pub(crate) fn masquerade(namespace: &Netns, cluster: &Cluster, node: &Node) -> R
             chains,
         },
     )?)
+}
+
+/// A cluster's own router: hides the nodes behind its address, and keeps ICMP errors to itself.
+pub(crate) fn edge(namespace: &Netns, cluster: &Cluster, edge: &Edge, blackhole: bool) -> Result<()> {
+    let mut chains = BTreeMap::new();
+    let mut add = |name: &str, base, rules: Vec<Rule>| {
+        if !rules.is_empty() {
+            let base = Some(base);
+            chains.insert(name.to_owned(), Chain { base, rules });
+        }
+    };
+    let inside = &cluster.lan.bridge;
+    // Only what comes from nodes: a packet from a pod has leaked, and is to be seen as that.
+    let hide = |net: &IpNet| Rule {
+        matches: vec![
+            Match::Family(family(net.addr())),
+            Match::In(Key::Source(family(net.addr())), net.trunc()),
+            Match::NotOutputDevice(inside.clone()),
+        ],
+        actions: vec![Action::Counter, Action::Masquerade],
+    };
+    let forward = |ip: &IpAddr| Rule {
+        matches: vec![
+            Match::Family(family(*ip)),
+            Match::NotInputDevice(inside.clone()),
+            Match::DestinationIsLocal,
+            Match::Protocol(Protocol::Udp),
+            Match::DestinationPort(TUNNEL_PORT),
+        ],
+        actions: vec![Action::BalanceRandom(vec![SocketAddr::new(*ip, TUNNEL_PORT)])],
+    };
+    if edge.nat.is_some() {
+        let hidden = cluster.lan.router.iter().map(hide).collect();
+        add("postrouting", (ChainKind::Nat, Hook::Postrouting, SRCNAT), hidden);
+    }
+    if edge.nat == Some(Nat::Forwarded) {
+        let gateway = cluster.nodes.first().map(Node::ips).unwrap_or_default();
+        let forwarded = gateway.iter().map(forward).collect();
+        add(
+            "prerouting",
+            (ChainKind::Nat, Hook::Prerouting, DSTNAT),
+            forwarded,
+        );
+    }
+    if blackhole {
+        for (name, hook) in [("forward", Hook::Forward), ("output", Hook::Output)] {
+            add(name, (ChainKind::Filter, hook, 0), no_icmp_errors());
+        }
+    }
+    let sets = BTreeMap::new();
+    Ok(replace_table(namespace, "lab-edge", &NftTable { sets, chains })?)
+}
+
+/// Keeps the ICMP errors of the router in the calling thread's namespace to itself.
+pub(crate) fn icmp_blackhole() -> Result<()> {
+    let base = Some((ChainKind::Filter, Hook::Output, 0));
+    let rules = no_icmp_errors();
+    let chains = BTreeMap::from([("output".to_owned(), Chain { base, rules })]);
+    let sets = BTreeMap::new();
+    Ok(replace_table(
+        &Netns::current()?,
+        "lab-edge",
+        &NftTable { sets, chains },
+    )?)
+}
+
+fn no_icmp_errors() -> Vec<Rule> {
+    [AddressFamily::V4, AddressFamily::V6]
+        .map(|family| Rule {
+            matches: vec![Match::IcmpError(family)],
+            actions: vec![Action::Counter, Action::Drop],
+        })
+        .to_vec()
 }
 
 /// Balances connections to Services.

@@ -7,6 +7,7 @@
 
 mod alive;
 mod args;
+mod config;
 mod container;
 mod control;
 mod demo;
@@ -15,6 +16,7 @@ mod enter;
 mod firewall;
 mod handover;
 mod leaks;
+mod line;
 mod manifests;
 mod names;
 mod objects;

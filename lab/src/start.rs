@@ -47,7 +47,7 @@ pub(crate) fn up(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnM
 
 fn make(dir: &LabDir, shape: &Shape, tethered: bool, step: &mut dyn FnMut(&str)) -> Result<Tether> {
     // One for each cluster and one for the broker, in the host's own network namespace.
-    let sockets = (0..=shape.clusters)
+    let sockets = (0..=shape.clusters.len())
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .collect::<io::Result<Vec<_>>>()
         .context("cannot listen on 127.0.0.1")?;

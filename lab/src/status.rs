@@ -34,6 +34,10 @@ pub(crate) fn print(dir: &LabDir, output: Output) -> Result<ExitCode> {
 fn print_text(status: &LabStatus) {
     let mut nodes = table(&["NODE", "ROLE", "ADDRESSES", "PODS"]);
     for cluster in &status.topology.clusters {
+        if let Some(edge) = &cluster.edge {
+            let (name, router) = (format!("{}/edge", cluster.name), "router".to_owned());
+            nodes.add_row([name, router, join(&edge.public()), String::new()]);
+        }
         for node in &cluster.nodes {
             nodes.add_row([
                 format!("{}/{}", cluster.name, node.name),
@@ -100,7 +104,7 @@ pub(crate) fn say(text: &str) {
 }
 
 /// After `lab up`: what next.
-pub(crate) fn hint(dir: &LabDir) {
+pub(crate) fn hint(dir: &LabDir, first: &str) {
     let name = if dir.name() == "default" {
         String::new()
     } else {
@@ -109,7 +113,7 @@ pub(crate) fn hint(dir: &LabDir) {
     say(&format!("\n  strait lab{name} status"));
     say(&format!(
         "  export KUBECONFIG={}",
-        dir.kubeconfig("blue").display()
+        dir.kubeconfig(first).display()
     ));
     say(&format!("  strait lab{name} down"));
 }

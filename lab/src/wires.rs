@@ -15,15 +15,19 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use strait_core::kernel::{MAIN_TABLE, MacAddress, NextHop, Route, RouteKind};
 use strait_linux::link::{Links, PROTOCOL_STATIC, VethEnd};
 use strait_linux::netns::Netns;
+use strait_linux::tun::{Tun, TunOptions};
 
 use crate::firewall;
-use crate::topology::{Cluster, Lan, Node, Topology};
+use crate::line;
+use crate::topology::{Cluster, Edge, End, Lan, Node, Topology, Wire};
 
 /// What a pod takes as its next hop, on every node.
 const POD_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const POD_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The device of nodes and pods.
 const ETH0: &str = "eth0";
+/// MTU of a wire that is given none.
+const ETHERNET: u32 = 1500;
 /// The router's device into the sink.
 const LEAK: &str = "leak";
 /// Below the metric of a guard, so that a daemon's route always wins over the CNI's own.
@@ -42,8 +46,16 @@ pub(crate) struct PodWire {
 pub(crate) fn build_router(topology: &Topology) -> Result<Netns> {
     let links = Links::open()?;
     configure(true)?;
-    for lan in std::iter::once(&topology.broker).chain(topology.clusters.iter().map(|c| &c.lan)) {
+    let plain = topology.clusters.iter().filter(|c| c.edge.is_none());
+    for lan in std::iter::once(&topology.broker).chain(plain.map(|c| &c.lan)) {
         build_lan(&links, lan).with_context(|| format!("cannot build the segment {}", lan.bridge))?;
+    }
+    let mut uplinks = topology
+        .clusters
+        .iter()
+        .filter_map(|c| Some(&c.edge.as_ref()?.uplink));
+    if uplinks.any(|u| u.quality.icmp_blackhole) {
+        firewall::icmp_blackhole()?;
     }
     build_sink(&links, topology).context("cannot build the sink for leaked packets")
 }
@@ -85,8 +97,111 @@ fn build_sink(links: &Links, topology: &Topology) -> Result<Netns> {
     Ok(sink)
 }
 
+/// Makes a cluster's own router: its segment, the wires to the router `wan`, the routes, and the address
+/// translation.
+pub(crate) fn build_edge(wan: &Netns, topology: &Topology, cluster: &Cluster, edge: &Edge) -> Result<Netns> {
+    let namespace = Netns::new()?;
+    namespace.run(|| configure(true))??;
+    let links = Links::open_in(&namespace)?;
+    build_lan(&links, &cluster.lan)?;
+    build_wire(&edge.management, [wan, &namespace])?;
+    build_wire(&edge.uplink, [wan, &namespace])?;
+    let [outside, inside] = &edge.uplink.ends;
+    for router in &outside.addresses {
+        links.set_route(
+            &route(default_of(router.addr()), &inside.device, Some(router.addr())),
+            PROTOCOL_STATIC,
+        )?;
+    }
+    if edge.nat.is_none() {
+        let wan_links = Links::open_in(wan)?;
+        for lan in &cluster.lan.router {
+            set_route_by(&wan_links, lan.trunc(), outside, inside)?;
+        }
+    }
+    let ends_here = |wire: &&Wire| {
+        wire.ends
+            .iter()
+            .any(|e| e.cluster.as_ref() == Some(&cluster.name))
+    };
+    let wires = topology.links.iter().filter(ends_here);
+    let blackhole = std::iter::once(&edge.uplink)
+        .chain(wires)
+        .any(|w| w.quality.icmp_blackhole);
+    firewall::edge(&namespace, cluster, edge, blackhole)?;
+    Ok(namespace)
+}
+
+/// Makes a wire between two clusters' routers, and the routes that prefer it.
+pub(crate) fn build_link(topology: &Topology, wire: &Wire, edges: [&Netns; 2]) -> Result<()> {
+    build_wire(wire, edges)?;
+    let [a, b] = &wire.ends;
+    for (namespace, near, far) in [(edges[0], a, b), (edges[1], b, a)] {
+        let links = Links::open_in(namespace)?;
+        let cluster = far.cluster.as_deref().and_then(|name| topology.cluster(name));
+        let Some((cluster, edge)) = cluster.and_then(|c| Some((c, c.edge.as_ref()?))) else {
+            continue;
+        };
+        let lan = cluster.lan.router.iter().map(IpNet::trunc);
+        let public = edge.public().into_iter().map(IpNet::from);
+        for destination in lan.filter(|_| edge.nat.is_none()).chain(public) {
+            set_route_by(&links, destination, near, far)?;
+        }
+    }
+    Ok(())
+}
+
+/// A route over a wire, where that speaks the destination's family.
+fn set_route_by(links: &Links, destination: IpNet, near: &End, far: &End) -> Result<()> {
+    let speaks = |ip: &IpAddr| ip.is_ipv4() == destination.addr().is_ipv4();
+    if let Some(via) = far.addresses.iter().map(IpNet::addr).find(speaks) {
+        links.set_route(&route(destination, &near.device, Some(via)), PROTOCOL_STATIC)?;
+    }
+    Ok(())
+}
+
+fn build_wire(wire: &Wire, between: [&Netns; 2]) -> Result<()> {
+    let mtu = wire.quality.mtu.unwrap_or(ETHERNET);
+    let [a, b] = &wire.ends;
+    if wire.quality.impaired() {
+        let open = |end: &End, namespace: &Netns| -> Result<Tun> {
+            let options = TunOptions {
+                name: end.device.clone(),
+                mtu,
+                offload: false,
+                nonblocking: false,
+            };
+            Ok(namespace.run(|| Tun::open(&options))??)
+        };
+        line::carry(open(a, between[0])?, open(b, between[1])?, &wire.quality)?;
+    } else {
+        let veth = VethEnd {
+            mtu: Some(mtu),
+            ..VethEnd::default()
+        };
+        let near = VethEnd {
+            name: &a.device,
+            ..veth
+        };
+        let far = VethEnd {
+            name: &b.device,
+            namespace: Some(between[1]),
+            ..veth
+        };
+        Links::open_in(between[0])?.add_veth(&near, &far)?;
+    }
+    for (end, namespace) in [a, b].into_iter().zip(between) {
+        let links = Links::open_in(namespace)?;
+        links.set_up(&end.device)?;
+        for address in &end.addresses {
+            links.add_address(&end.device, *address)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes a node: its namespace, its link to the segment, its default route and the routes to the pods of
-/// the other nodes. To be called on a thread in the router's namespace.
+/// the other nodes. `router` is the one on its segment; to be called on a thread of one's own.
 pub(crate) fn build_node(router: &Netns, cluster: &Cluster, node: &Node) -> Result<Netns> {
     let namespace = Netns::new()?;
     namespace.run(|| configure(true))??;
@@ -252,7 +367,8 @@ fn port_name(cluster: &Cluster, node: &Node) -> String {
         .position(|n| n.name == node.name)
         .unwrap_or_default()
         + 1;
-    format!("{}-{number}", cluster.name)
+    let bridge = &cluster.lan.bridge;
+    format!("{}-{number}", bridge.strip_prefix("lan-").unwrap_or(bridge))
 }
 
 /// A hardware address of the locally administered kind.

@@ -12,3 +12,4 @@ mod members;
 mod restarts;
 mod services;
 mod traffic;
+mod underlay;

@@ -1,5 +1,6 @@
 //! `strait lab demo`: the whole way of one request, from nothing to nothing, in one command.
 
+mod place;
 mod report;
 mod story;
 
@@ -10,9 +11,11 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{FamilyArgs, Output};
+use crate::args::{ConfigArg, FamilyArgs, Output};
 use crate::dir::LabDir;
-use crate::{start, status};
+use crate::topology::Shape;
+use crate::{config, start, status};
+use place::Places;
 use report::Report;
 use story::Story;
 
@@ -21,6 +24,8 @@ use story::Story;
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     families: FamilyArgs,
+    #[command(flatten)]
+    config: ConfigArg,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -36,8 +41,13 @@ pub(crate) fn run(name: Option<&str>, args: &DemoArgs) -> Result<ExitCode> {
         Some(name) => LabDir::of(name)?,
         None => LabDir::of(&format!("demo-{}", std::process::id()))?,
     };
+    let shape = match &args.config.config {
+        Some(path) => config::read(path)?,
+        None => Shape::uniform(2, 2, 1, args.families.families()),
+    };
+    let places = Places::of(&shape)?;
     let told = {
-        let mut story = Story::new(dir.clone(), args.families.families(), args.output);
+        let mut story = Story::new(dir.clone(), shape, places, args.output);
         let (done, wait) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("demo".to_owned()).spawn(move || {
             let outcome = story.run();

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use strait_daemon::errors::sentence;
 
+use super::place::{Places, Side};
 use super::story::{Finding, NAME, Story};
 use crate::topology::Families;
 
@@ -15,14 +16,23 @@ pub(super) struct Report<'a> {
     error: Option<&'a anyhow::Error>,
 }
 
-/// Who stands at each hop of the way from green's client to blue's server.
-const STATIONS: [(&str, &str); 5] = [
-    ("green/worker-1", "the client's node"),
-    ("green/gateway-1", "green's gateway"),
-    ("blue/gateway-1", "blue's gateway"),
-    ("blue/worker-1", "the server's node"),
-    ("blue/web", "the server's pod"),
-];
+/// Who stands at each hop of the way from client to server.
+fn stations(places: &Places) -> [(String, String); 5] {
+    let Places { server, client, .. } = places;
+    let station = |cluster: &str, name: &str, what: &str| (format!("{cluster}/{name}"), what.to_owned());
+    let gateway = |side: &Side| {
+        let what = format!("{}'s gateway", side.cluster);
+        station(&side.cluster, &side.gateway, &what)
+    };
+    [
+        station(&client.cluster, &client.worker, "the client's node"),
+        gateway(client),
+        gateway(server),
+        station(&server.cluster, &server.worker, "the server's node"),
+        station(&server.cluster, "web", "the server's pod"),
+    ]
+}
+
 /// What lies before each station.
 const LEGS: [&str; 5] = [
     "veth",
@@ -50,10 +60,13 @@ impl<'a> Report<'a> {
         object.insert("steps".to_owned(), json!(steps));
         let mut findings = story.findings.iter();
         if let Some(first) = findings.next() {
-            object.extend(fields(first));
+            object.extend(fields(first, &story.places));
         }
-        if let Some(second) = findings.next().filter(|_| story.families == Families::Dual) {
-            object.insert("ipv6".to_owned(), Value::Object(fields(second)));
+        if let Some(second) = findings
+            .next()
+            .filter(|_| story.places.families == Families::Dual)
+        {
+            object.insert("ipv6".to_owned(), Value::Object(fields(second, &story.places)));
         }
         if let Some(error) = self.error {
             object.insert("failed_step".to_owned(), json!(story.current));
@@ -68,7 +81,7 @@ impl<'a> Report<'a> {
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
         for finding in &self.story.findings {
-            picture(&mut text, finding);
+            picture(&mut text, finding, &self.story.places);
         }
         match self.error {
             None => {
@@ -90,7 +103,7 @@ impl<'a> Report<'a> {
     }
 }
 
-fn fields(finding: &Finding) -> Map<String, Value> {
+fn fields(finding: &Finding, places: &Places) -> Map<String, Value> {
     let Finding {
         resolved,
         page,
@@ -107,7 +120,7 @@ fn fields(finding: &Finding) -> Map<String, Value> {
         "client_ip_seen": page.client_ip,
         "client_ip": client_ip,
         "rtt_ms": rtt(finding).map(rounded),
-        "path": hops.iter().zip(STATIONS).map(|(hop, (name, _))| json!({
+        "path": hops.iter().zip(stations(places)).map(|(hop, (name, _))| json!({
             "name": name, "address": hop.address, "rtt_ms": hop.rtt_ms.map(rounded),
         })).collect::<Vec<_>>(),
         "pings": { "sent": ping.sent, "received": ping.received },
@@ -130,7 +143,7 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn picture(text: &mut String, finding: &Finding) {
+fn picture(text: &mut String, finding: &Finding, places: &Places) {
     let Finding {
         dns_server,
         resolved,
@@ -144,20 +157,21 @@ fn picture(text: &mut String, finding: &Finding) {
     let vips: Vec<String> = resolved.iter().map(ToString::to_string).collect();
     let _ = writeln!(
         text,
-        "\n  {NAME}\n  is {} (says green's DNS server {dns_server})\n",
-        vips.join(", ")
+        "\n  {NAME}\n  is {} (says {}'s DNS server {dns_server})\n",
+        vips.join(", "),
+        places.client.cluster
     );
     let station = |text: &mut String, name: &str, address: &str, what: &str, rtt: &str| {
         let _ = writeln!(text, "  {name:<16} {address:<22} {what:<18} {rtt:>10}");
     };
     station(
         text,
-        "green/client",
+        &format!("{}/client", places.client.cluster),
         &client_ip.to_string(),
         "the client's pod",
         "round trip",
     );
-    for (i, (name, what)) in STATIONS.iter().enumerate() {
+    for (i, (name, what)) in stations(places).iter().enumerate() {
         let hop = hops.get(i);
         let address = hop
             .and_then(|h| h.address)

@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use strait_api::names::{LABEL_SERVICE_NAME, NAMESPACE};
 
+use super::place::{Places, Side};
 use crate::args::Output;
 use crate::control::{self, PodRequest, Request, Response};
 use crate::dir::LabDir;
-use crate::objects::{apply, client};
+use crate::objects::{self, apply};
 use crate::start::{self, Tether};
 use crate::tool::{Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
-use crate::topology::{Families, Shape};
+use crate::topology::Shape;
 use crate::wait::until_blocking;
 
 /// What is asked for.
@@ -33,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The demonstration, as far as it has come.
 pub(super) struct Story {
     dir: LabDir,
-    pub(super) families: Families,
+    shape: Shape,
+    pub(super) places: Places,
     output: Output,
     started: Instant,
     step_started: Instant,
@@ -62,11 +64,12 @@ pub(super) struct Finding {
 }
 
 impl Story {
-    pub(super) fn new(dir: LabDir, families: Families, output: Output) -> Self {
+    pub(super) fn new(dir: LabDir, shape: Shape, places: Places, output: Output) -> Self {
         let now = Instant::now();
         Self {
             dir,
-            families,
+            shape,
+            places,
             output,
             started: now,
             step_started: now,
@@ -95,13 +98,7 @@ impl Story {
 
     fn tell(&mut self) -> Result<()> {
         self.begin("bring up the lab");
-        let shape = Shape {
-            clusters: 2,
-            nodes: 2,
-            gateways: 1,
-            families: self.families,
-        };
-        let dir = self.dir.clone();
+        let (dir, shape) = (self.dir.clone(), self.shape.clone());
         let tether = start::up(&dir, &shape, true, &mut |step| {
             self.done_as(step);
         })?;
@@ -110,21 +107,31 @@ impl Story {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let blue = runtime.block_on(client(&self.dir.kubeconfig("blue")))?;
-        let green = runtime.block_on(client(&self.dir.kubeconfig("green")))?;
+        let Places { server, client, .. } = self.places.clone();
+        let there = runtime.block_on(objects::client(&self.dir.kubeconfig(&server.cluster)))?;
+        let here = runtime.block_on(objects::client(&self.dir.kubeconfig(&client.cluster)))?;
 
-        self.begin("start a server pod on blue/worker-1");
-        let servers = self.start_pod("blue", "web", &[SERVER_PORT, SINK_PORT], true)?;
+        self.begin(&format!(
+            "start a server pod on {}/{}",
+            server.cluster, server.worker
+        ));
+        let servers = self.start_pod(&server, "web", &[SERVER_PORT, SINK_PORT], true)?;
         self.done();
-        self.begin("apply Service and ServiceExport demo/web in blue");
-        runtime.block_on(export(&blue, self.families))?;
+        self.begin(&format!(
+            "apply Service and ServiceExport demo/web in {}",
+            server.cluster
+        ));
+        runtime.block_on(export(&there))?;
         self.done();
-        self.begin("start a client pod on green/worker-1");
-        let clients = self.start_pod("green", "client", &[], false)?;
+        self.begin(&format!(
+            "start a client pod on {}/{}",
+            client.cluster, client.worker
+        ));
+        let clients = self.start_pod(&client, "client", &[], false)?;
         self.done();
 
         for (server_ip, client_ip) in servers.into_iter().zip(clients) {
-            let finding = self.ask(&runtime, &green, server_ip, client_ip)?;
+            let finding = self.ask(&runtime, &here, server_ip, client_ip)?;
             self.findings.push(finding);
         }
         Ok(())
@@ -134,15 +141,17 @@ impl Story {
     fn ask(
         &mut self,
         runtime: &tokio::runtime::Runtime,
-        green: &Client,
+        here: &Client,
         server_ip: IpAddr,
         client_ip: IpAddr,
     ) -> Result<Finding> {
         let family = if client_ip.is_ipv4() { "IPv4" } else { "IPv6" };
         let v6 = client_ip.is_ipv6();
-        self.begin(&format!("resolve {NAME} with green's DNS server ({family})"));
-        let dns_server = until_blocking("the address of green's DNS server", PATIENCE, || {
-            runtime.block_on(dns_server(green, client_ip.is_ipv4()))
+        let Places { server, client, .. } = self.places.clone();
+        let dns = format!("{}'s DNS server", client.cluster);
+        self.begin(&format!("resolve {NAME} with {dns} ({family})"));
+        let dns_server = until_blocking(format!("the address of {dns}"), PATIENCE, || {
+            runtime.block_on(dns_server(here, client_ip.is_ipv4()))
         })?;
         let mut question = vec!["resolve".to_owned(), NAME.to_owned()];
         question.extend(["--server".to_owned(), dns_server.to_string()]);
@@ -188,10 +197,11 @@ impl Story {
             page.client_ip
         );
         ensure!(
-            (page.cluster.as_str(), page.pod.as_str()) == ("blue", "web"),
-            "pod {} of {} answered, not web of blue",
+            page.cluster == server.cluster && page.pod == "web",
+            "pod {} of {} answered, not web of {}",
             page.pod,
-            page.cluster
+            page.cluster,
+            server.cluster
         );
         self.done();
 
@@ -248,7 +258,7 @@ impl Story {
         }
     }
 
-    fn start_pod(&self, cluster: &str, name: &str, ports: &[u16], serve: bool) -> Result<Vec<IpAddr>> {
+    fn start_pod(&self, side: &Side, name: &str, ports: &[u16], serve: bool) -> Result<Vec<IpAddr>> {
         let mut argv = Vec::new();
         if serve {
             let (port, sink) = (SERVER_PORT.to_string(), SINK_PORT.to_string());
@@ -256,8 +266,8 @@ impl Story {
             argv.extend(serve.map(str::to_owned));
         }
         let request = Request::RunPod(PodRequest {
-            cluster: cluster.to_owned(),
-            node: "worker-1".to_owned(),
+            cluster: side.cluster.clone(),
+            node: side.worker.clone(),
             namespace: "demo".to_owned(),
             name: name.to_owned(),
             labels: [("app".to_owned(), name.to_owned())].into(),
@@ -265,7 +275,7 @@ impl Story {
             argv,
         });
         match control::ask(&self.dir, &request)? {
-            Response::Pod(addresses) => Ok(addresses),
+            Response::Pod(addresses) => Ok(self.places.usable(addresses)),
             _ => bail!("the supervisor answered something else"),
         }
     }
@@ -278,7 +288,7 @@ impl Story {
                 "--name",
                 self.dir.name(),
                 "exec",
-                "green/client",
+                &format!("{}/client", self.places.client.cluster),
                 "--",
                 "strait",
                 "lab-tool",
@@ -297,24 +307,19 @@ impl Story {
     }
 }
 
-async fn export(blue: &Client, families: Families) -> Result<()> {
-    let policy = if families == Families::Dual {
-        "PreferDualStack"
-    } else {
-        "SingleStack"
-    };
+async fn export(cluster: &Client) -> Result<()> {
     let service: Value = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": "web", "namespace": "demo" },
         "spec": {
             "selector": { "app": "web" },
-            "ipFamilyPolicy": policy,
+            "ipFamilyPolicy": "PreferDualStack",
             "ports": [{ "name": "http", "port": SERVICE_PORT, "targetPort": SERVER_PORT, "protocol": "TCP" }],
         },
     });
-    apply(blue, &service).await?;
+    apply(cluster, &service).await?;
     apply(
-        blue,
+        cluster,
         &json!({
             "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
             "metadata": { "name": "web", "namespace": "demo" },

@@ -90,7 +90,7 @@ impl Lab {
                     .into_iter()
                     .chain([
                         "--url".into(),
-                        self.topology.broker.api_url().into(),
+                        self.topology.broker.api_url_for(cluster.families()).into(),
                         "--kubeconfig".into(),
                         broker,
                     ]),

@@ -30,19 +30,19 @@ const KIND_SERVED: Duration = Duration::from_secs(10);
 impl Lab {
     /// Starts the API server of a cluster and waits until it answers.
     pub(super) async fn start_api_server(&self, cluster: &Cluster, socket: TcpListener) -> Result<Client> {
-        let Cluster { name, lan, .. } = cluster;
+        let name = &cluster.name;
         let id = format!("{name}/control-plane/apiserver");
         let host_port = socket.local_addr()?.port();
         let inner = self.dir.inner_kubeconfig(name, "admin");
         let host = self.dir.kubeconfig(name);
         let mut argv = vec![self.program.clone(), "apiserver".into(), "--data-dir".into()];
         argv.push(self.dir.data(&id)?.into());
-        for address in lan.api_servers() {
+        for address in cluster.api_servers() {
             argv.extend(["--listen".into(), address.to_string().into()]);
         }
         argv.push("--listen-stdin".into());
         let own = format!("https://127.0.0.1:{host_port}");
-        for (url, path) in [(own, &host), (lan.api_url(), &inner)] {
+        for (url, path) in [(own, &host), (cluster.control_url(), &inner)] {
             let mut kubeconfig = OsString::from(format!("{url}="));
             kubeconfig.push(path);
             argv.extend(["--write-kubeconfig".into(), kubeconfig]);
@@ -54,7 +54,7 @@ impl Lab {
             argv,
             env: self.clean_environment(),
             inherit: false,
-            namespace: self.network.router()?.clone(),
+            namespace: self.network.home(name)?.clone(),
             mounts: None,
             log: self.dir.log(&id),
             stdin: Some(OwnedFd::from(socket)),
@@ -141,6 +141,8 @@ async fn write_node(client: &Client, node: &NodePlan) -> Result<()> {
         .iter()
         .map(|ip| json!({ "type": "InternalIP", "address": ip }))
         .collect();
+    let external = node.external.iter();
+    addresses.extend(external.map(|ip| json!({ "type": "ExternalIP", "address": ip })));
     addresses.push(json!({ "type": "Hostname", "address": node.name }));
     let status = json!({ "status": {
         "addresses": addresses,

@@ -104,10 +104,7 @@ async fn supervise(
         handover::tell(maker, &Progress::Step(text.to_owned()));
     };
     let network = Network::build(&topology)?;
-    step(&format!(
-        "network: {} clusters of {} nodes, {} of them gateways",
-        shape.clusters, shape.nodes, shape.gateways
-    ));
+    step(&network_step(&topology));
     let lab = Arc::new(Lab {
         program: std::env::current_exe()
             .context("cannot find this program's file")?
@@ -188,6 +185,24 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
         });
     tokio::try_join!(start_broker, try_join_all(clusters))?;
     Ok(())
+}
+
+fn network_step(topology: &Topology) -> String {
+    let clusters: Vec<String> = topology
+        .clusters
+        .iter()
+        .map(|c| {
+            let gateways = c.nodes.iter().filter(|n| n.gateway).count();
+            let nodes = c.nodes.len();
+            let edge = if c.edge.is_some() {
+                ", a router of its own"
+            } else {
+                ""
+            };
+            format!("{} ({nodes} nodes, {gateways} of them gateways{edge})", c.name)
+        })
+        .collect();
+    format!("network: {}", clusters.join(", "))
 }
 
 fn first_file(args: &SupervisorArgs, topology: &Topology, sockets: &[TcpListener]) -> Result<LabFile> {

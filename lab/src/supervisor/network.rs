@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use strait_linux::netns::Netns;
 
 use crate::leaks::Leaks;
 use crate::topology::Topology;
 use crate::wires;
 
+/// The place of a cluster's own router.
+fn edge_of(cluster: &str) -> String {
+    format!("{cluster}/edge")
+}
+
 /// Router and nodes.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// `router`, and `CLUSTER/NODE`.
+    /// `router`, `CLUSTER/edge` and `CLUSTER/NODE`.
     namespaces: BTreeMap<String, Netns>,
     pub(crate) leaks: Leaks,
 }
@@ -24,7 +29,26 @@ impl Network {
         let router = Netns::current()?;
         let sink = wires::build_router(topology)?;
         let leaks = Leaks::watch(&sink, topology.pod_ranges(), topology.router_addresses())?;
-        let mut namespaces = BTreeMap::new();
+        let mut namespaces: BTreeMap<String, Netns> = BTreeMap::new();
+        for cluster in &topology.clusters {
+            if let Some(edge) = &cluster.edge {
+                let built = wires::build_edge(&router, topology, cluster, edge)
+                    .with_context(|| format!("cannot build the router of {}", cluster.name))?;
+                namespaces.insert(edge_of(&cluster.name), built);
+            }
+        }
+        for wire in &topology.links {
+            let names = wire
+                .ends
+                .each_ref()
+                .map(|end| edge_of(end.cluster.as_deref().unwrap_or_default()));
+            let link = format!("the link between {} and {}", names[0], names[1]);
+            let [Some(a), Some(b)] = names.each_ref().map(|name| namespaces.get(name)) else {
+                bail!("{link} has no end");
+            };
+            wires::build_link(topology, wire, [a, b]).with_context(|| format!("cannot build {link}"))?;
+        }
+        let edges = namespaces.clone();
         thread::scope(|scope| -> Result<()> {
             let builders: Vec<_> = topology
                 .clusters
@@ -32,7 +56,7 @@ impl Network {
                 .flat_map(|c| c.nodes.iter().map(move |n| (c, n)))
                 .map(|(cluster, node)| {
                     let name = format!("{}/{}", cluster.name, node.name);
-                    let router = &router;
+                    let router = edges.get(&edge_of(&cluster.name)).unwrap_or(&router);
                     let build = scope.spawn(move || {
                         let done = wires::build_node(router, cluster, node);
                         done.with_context(|| format!("cannot build node {}/{}", cluster.name, node.name))
@@ -69,6 +93,14 @@ impl Network {
                 .collect();
             format!("there is no node {place}; there are {}", known.join(", "))
         })
+    }
+
+    /// The namespace of the router on a cluster's segment, where its API server stands.
+    pub(crate) fn home(&self, cluster: &str) -> Result<&Netns> {
+        match self.namespaces.get(&edge_of(cluster)) {
+            Some(edge) => Ok(edge),
+            None => self.router(),
+        }
     }
 
     /// The router's namespace.
