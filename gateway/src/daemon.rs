@@ -66,8 +66,11 @@ async fn serve(args: Args) -> Result<()> {
         ..EngineConfig::new(key)
     })?);
     tracing::info!(public_key = %engine.public_key(), port = engine.port(), device = TUNNEL_DEVICE, "data path started");
-    status
-        .register(|registry| registry.register_collector(Box::new(report::Metrics(Arc::downgrade(&engine)))));
+    let refused = report::RefusedMetric::default();
+    status.register(|registry| {
+        registry.register_collector(Box::new(report::Metrics(Arc::downgrade(&engine))));
+        refused.register(registry);
+    });
     status.unready("waiting for the API server: no records are known yet");
 
     let mut inputs = Inputs::new(Some(&folder), shutdown.clone());
@@ -79,6 +82,7 @@ async fn serve(args: Args) -> Result<()> {
         desired: watch::Sender::new(Desired::default()),
         wanted: BTreeMap::new(),
         told: Told::default(),
+        refused,
         args,
     };
     let publisher = Publisher {
@@ -130,6 +134,7 @@ struct Gateway {
     /// The tunnels in force by name.
     wanted: BTreeMap<String, Tunnel>,
     told: Told,
+    refused: report::RefusedMetric,
 }
 
 /// What has been logged, so that it is logged once.
@@ -137,7 +142,7 @@ struct Gateway {
 struct Told {
     unjoined: bool,
     no_node: bool,
-    refusals: Vec<String>,
+    refusals: Vec<report::Refused>,
 }
 
 impl Gateway {
@@ -201,18 +206,22 @@ impl Gateway {
     fn apply(&mut self, plan: Tunnels) {
         let peers: Vec<PeerConfig> = plan.wanted.iter().map(peer).collect();
         let refused = self.engine.set_peers(&peers);
-        let mut refusals: Vec<String> = plan.refusals.into_iter().map(|refusal| refusal.message).collect();
-        refusals.extend(
-            refused
-                .into_iter()
-                .map(|Refused { id, reason }| format!("no tunnel to {id}: {reason}")),
-        );
-        for refusal in refusals
+        let by_plan = plan.refusals.into_iter().map(|refusal| report::Refused {
+            reason: refusal.reason,
+            message: refusal.message,
+        });
+        let by_engine = refused.into_iter().map(|Refused { id, reason }| report::Refused {
+            reason: "KeyRefused".to_owned(),
+            message: format!("no tunnel to {id}: {reason}"),
+        });
+        let refusals: Vec<report::Refused> = by_plan.chain(by_engine).collect();
+        for new in refusals
             .iter()
             .filter(|refusal| !self.told.refusals.contains(refusal))
         {
-            tracing::warn!("{refusal}");
+            tracing::warn!("{}", new.message);
         }
+        self.refused.set(&refusals);
         self.told.refusals = refusals;
 
         let wanted: BTreeMap<String, Tunnel> = plan
@@ -262,7 +271,7 @@ impl Gateway {
         let engine = self.engine.status();
         let now = Timestamp::now();
         self.desired.send_if_modified(|desired| {
-            let status = report::status(&engine, &self.wanted, &desired.status, now);
+            let status = report::status(&engine, &self.wanted, &self.told.refusals, &desired.status, now);
             let changed = desired.status != status;
             desired.status = status;
             changed

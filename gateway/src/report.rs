@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
 use strait_api::Condition;
 use strait_api::records::{GatewayStatus, TunnelStatus};
 use strait_core::tunnels::Tunnel;
@@ -28,10 +30,42 @@ fn is_up(peer: &PeerStatus) -> bool {
     peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
 }
 
+/// A tunnel that the records ask for and that is not made, or an address that is not tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Reason of a condition, in CamelCase.
+    pub(crate) reason: String,
+    /// A sentence.
+    pub(crate) message: String,
+}
+
+/// Refusals whose sentences the status holds.
+const TOLD: usize = 5;
+
+/// Whether all that the records ask for is in force. The record is this gateway's own: each gateway judges
+/// by its own keys and addresses, so several would contradict each other on a peer's.
+fn peers_admitted(refused: &[Refused]) -> Condition {
+    let Some(first) = refused.first() else {
+        return Condition::new("PeersAdmitted", true, "AllAdmitted", "");
+    };
+    let mut sentences: Vec<&str> = refused.iter().take(TOLD).map(|r| r.message.as_str()).collect();
+    let more = format!("and {} more", refused.len().saturating_sub(TOLD));
+    if refused.len() > TOLD {
+        sentences.push(&more);
+    }
+    Condition::new(
+        "PeersAdmitted",
+        false,
+        first.reason.as_str(),
+        sentences.join("; "),
+    )
+}
+
 /// The status to write; `before` is the one written last, so that nothing changes without a cause.
 pub(crate) fn status(
     engine: &EngineStatus,
     wanted: &BTreeMap<String, Tunnel>,
+    refused: &[Refused],
     before: &GatewayStatus,
     now: Timestamp,
 ) -> GatewayStatus {
@@ -51,11 +85,15 @@ pub(crate) fn status(
     let mut conditions: Vec<Condition> = before
         .conditions
         .iter()
-        .filter(|condition| condition.type_ == "Ready")
+        .filter(|condition| ["Ready", "PeersAdmitted"].contains(&condition.type_.as_str()))
         .cloned()
         .collect();
-    Condition::new("Ready", true, "DataPathRuns", "the gateway's data path runs")
-        .merge_into(&mut conditions, &whole_seconds(now).to_string());
+    for condition in [
+        Condition::new("Ready", true, "DataPathRuns", "the gateway's data path runs"),
+        peers_admitted(refused),
+    ] {
+        condition.merge_into(&mut conditions, &whole_seconds(now).to_string());
+    }
     GatewayStatus {
         up: up as u32,
         total: total as u32,
@@ -91,6 +129,36 @@ fn tunnel_status(peer: &PeerStatus, tunnel: &Tunnel, before: &GatewayStatus, now
 
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// Refusals by reason.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RefusedMetric(Family<Reason, Gauge>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+impl RefusedMetric {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "gateway_peers_refused",
+            "Tunnels or addresses in the other clusters' records that this gateway does not use, by reason",
+            self.0.clone(),
+        );
+    }
+
+    pub(crate) fn set(&self, refused: &[Refused]) {
+        self.0.clear();
+        for Refused { reason, .. } in refused {
+            self.0
+                .get_or_create(&Reason {
+                    reason: reason.clone(),
+                })
+                .inc();
+        }
+    }
 }
 
 /// The engine's numbers, read at each scrape. It must not keep the engine alive: the registry ends last.
@@ -200,7 +268,6 @@ fn labels(peer: &PeerStatus) -> [(&'static str, String); 1] {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
     use strait_api::PublicKey;
 
     use super::*;
@@ -252,6 +319,7 @@ mod tests {
         let status = status(
             &engine,
             &wanted,
+            &[],
             &GatewayStatus::default(),
             at("2026-01-01T00:00:00Z"),
         );
@@ -276,16 +344,83 @@ mod tests {
         let first = status(
             &engine(7),
             &wanted,
+            &[],
             &GatewayStatus::default(),
             at("2026-01-01T00:00:00.9Z"),
         );
-        let later = status(&engine(17), &wanted, &first, at("2026-01-01T00:00:11.1Z"));
+        let later = status(&engine(17), &wanted, &[], &first, at("2026-01-01T00:00:11.1Z"));
         assert_eq!(first, later);
-        let renewed = status(&engine(1), &wanted, &later, at("2026-01-01T00:02:00Z"));
+        let renewed = status(&engine(1), &wanted, &[], &later, at("2026-01-01T00:02:00Z"));
         assert_eq!(
             renewed.tunnels[0].last_handshake.as_deref(),
             Some("2026-01-01T00:01:59Z")
         );
+    }
+
+    #[test]
+    fn what_is_refused_is_a_condition_and_a_metric_until_it_is_mended() {
+        let engine = EngineStatus {
+            peers: vec![],
+            drops: BTreeMap::new(),
+            offload: OffloadStatus::default(),
+        };
+        let refused = |count: usize| -> Vec<Refused> {
+            (0..count)
+                .map(|i| Refused {
+                    reason: if i == 0 { "KeyTaken" } else { "NoAddress" }.to_owned(),
+                    message: format!("gateway gw-{i} of cluster green is wrong"),
+                })
+                .collect()
+        };
+        let told = |refused: &[Refused], before: &GatewayStatus, now: &str| {
+            status(&engine, &BTreeMap::new(), refused, before, at(now))
+        };
+        let condition = |status: &GatewayStatus| {
+            let found = status
+                .conditions
+                .iter()
+                .find(|c| c.type_ == "PeersAdmitted")
+                .unwrap();
+            (
+                found.status.clone(),
+                found.reason.clone(),
+                found.message.clone(),
+                found.last_transition_time.clone(),
+            )
+        };
+        let bad = told(&refused(7), &GatewayStatus::default(), "2026-01-01T00:00:00Z");
+        let (truth, reason, message, since) = condition(&bad);
+        assert_eq!((truth.as_str(), reason.as_str()), ("False", "KeyTaken"));
+        assert!(
+            message.starts_with("gateway gw-0 of cluster green is wrong; ")
+                && message.ends_with("; and 2 more"),
+            "{message}"
+        );
+        let still = told(&refused(7), &bad, "2026-01-01T00:01:00Z");
+        assert_eq!(condition(&still).3, since, "nothing has changed");
+        let good = told(&[], &still, "2026-01-01T00:02:00Z");
+        assert_eq!(
+            (condition(&good).0.as_str(), condition(&good).1.as_str()),
+            ("True", "AllAdmitted")
+        );
+
+        let metric = RefusedMetric::default();
+        let mut registry = Registry::with_prefix("strait");
+        metric.register(&mut registry);
+        metric.set(&refused(3));
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        for line in [
+            r#"strait_gateway_peers_refused{reason="KeyTaken"} 1"#,
+            r#"strait_gateway_peers_refused{reason="NoAddress"} 2"#,
+        ] {
+            assert!(text().contains(line), "{line} is missing in:\n{}", text());
+        }
+        metric.set(&[]);
+        assert!(!text().contains("reason="), "{}", text());
     }
 
     #[derive(Debug)]

@@ -151,6 +151,31 @@ async fn story(dir: &Path) {
     exchange(&blue, &green);
     step("hostile records change nothing", &mut clock);
 
+    // A peer that claims a key which is green's own: green says so, and what it has stays.
+    let mut thief = copy(&blue_record, "blue.gw-2", "blue");
+    thief["spec"]["node"] = json!("gw-2");
+    thief["spec"]["keys"][0]["publicKeys"] = json!([public_key]);
+    apply(&api, thief).await;
+    let admitted = async |status: &str| {
+        let condition = green.published().await.status?.conditions;
+        let condition = condition.into_iter().find(|c| c.type_ == "PeersAdmitted")?;
+        (condition.status == status).then_some(condition)
+    };
+    let refused = until("green tells of the refusal", || admitted("False")).await;
+    assert_eq!(refused.reason, "KeyTaken");
+    assert!(
+        refused.message.contains("gateway gw-2 of cluster blue"),
+        "{}",
+        refused.message
+    );
+    let metrics = green.probe_socket("/metrics").unwrap();
+    let line = r#"strait_gateway_peers_refused{reason="KeyTaken"} 1"#;
+    assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    exchange(&blue, &green);
+    api.delete("blue.gw-2", &Default::default()).await.unwrap();
+    until("green tells that all is well again", || admitted("True")).await;
+    step("a refused peer is told of", &mut clock);
+
     // The second process of a node waits, ready, and takes over when the first ends.
     let first = green.process.take().unwrap();
     let second = green.spawn("second");

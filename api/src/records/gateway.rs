@@ -98,7 +98,8 @@ pub struct GatewayStatus {
     /// The worst 20 (down ones first).
     #[serde(default)]
     pub tunnels: Vec<TunnelStatus>,
-    /// `Ready`; on a copy `Admitted`.
+    /// `Ready`, and `PeersAdmitted`: whether every tunnel that the others' records ask for is in force; on a
+    /// copy `Admitted`.
     #[serde(default)]
     #[cfg_attr(feature = "kube", schemars(transform = crate::schema::list_map_by_type))]
     pub conditions: Vec<Condition>,
