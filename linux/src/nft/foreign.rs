@@ -12,7 +12,7 @@ use super::{
     family_by_name, message, read,
 };
 use crate::error::{Error, Result};
-use crate::netlink::{NLM_F_CREATE, Socket};
+use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, Socket};
 
 /// One for each direction.
 const RULES: usize = 2;
@@ -34,12 +34,13 @@ pub(crate) fn has_accepts(socket: &mut Socket, place: &ForeignAccept) -> Result<
     Ok(ours(socket, place)?.1.len() == RULES)
 }
 
-/// Puts them first into the chain, in place of what is left of older ones.
+/// Puts them last into the chain, in place of what is left of older ones: they lift its policy for our
+/// devices, and whatever its owner's rules refuse stays refused.
 pub(crate) fn add_accepts(socket: &mut Socket, place: &ForeignAccept) -> Result<()> {
     let (family, old) = ours(socket, place)?;
     let mut messages = deletions(family, place, &old);
     for input in [false, true] {
-        let mut m = message(NEW_RULE, NLM_F_CREATE, family);
+        let mut m = message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family);
         m.text(RULE_TABLE, &place.table).text(RULE_CHAIN, &place.chain);
         m.nest(RULE_EXPRESSIONS, |list| {
             let mut out = Expressions(list);

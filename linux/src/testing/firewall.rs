@@ -45,6 +45,31 @@ impl Firewall<'_> {
         self.commit(&[self.new_table(), self.chain("forward", "filter", 2, 0, false)])
     }
 
+    /// Appends to the chain `forward` what a network policy would put there: nothing may go to this port.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn refuse_port(&self, port: u16) -> Result<()> {
+        let mut rule = message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, FAMILY_INET);
+        rule.text(RULE_TABLE, self.table).text(2, "forward");
+        rule.nest(4, |list| {
+            let mut expression = |name: &str, fill: &dyn Fn(&mut Message)| {
+                list.nest(1, |e| _ = e.text(1, name).nest(2, |e| fill(e)));
+            };
+            // The transport header's bytes 2 and 3.
+            expression("payload", &|e| _ = e.be32(1, 1).be32(2, 2).be32(3, 2).be32(4, 2));
+            expression("cmp", &|e| {
+                e.be32(1, 1).be32(2, 0);
+                e.nest(3, |data| _ = data.attribute(1, &port.to_be_bytes()));
+            });
+            expression("immediate", &|e| {
+                e.be32(1, 0);
+                e.nest(2, |data| _ = data.nest(2, |verdict| _ = verdict.be32(1, 0)));
+            });
+        });
+        self.commit(&[rule])
+    }
+
     /// Puts the IPv4 range from `first` up to, but without, `end` into an interval set of the table.
     ///
     /// # Errors

@@ -426,6 +426,16 @@ fn our_accepts_open_a_closed_forward_chain_and_go_with_us() {
             for server in SERVERS {
                 ask(&bed.client, server, 80).unwrap();
             }
+            // What somebody else's rules refuse, network policies for one, we do not open.
+            bed.kernel.uninstall_now().unwrap();
+            foreign.refuse_port(81).unwrap();
+            bed.reconcile(&state);
+            for server in SERVERS {
+                listen(&bed.server, server, 81);
+                ask(&bed.client, server, 80).unwrap();
+                let refused = ask(&bed.client, server, 81).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::TimedOut, "{server}");
+            }
             let report = bed.kernel.uninstall_now().unwrap();
             crate::bed::assert_done(&report);
             assert_eq!(bed.kernel.read_now().unwrap().foreign_accepts, BTreeSet::new());
