@@ -53,6 +53,8 @@ pub enum Op {
     ChangeOverlay(OverlayLink),
     /// Remove the overlay device; its addresses, neighbours and routes go with it.
     RemoveOverlay(OverlayLink),
+    /// Set a device up that another process owns and somebody has set down.
+    SetUp(String),
     /// Add an address.
     AddAddress(Address),
     /// Remove an address.
@@ -144,8 +146,8 @@ impl Plan {
     }
 }
 
-/// What to change so that `actual` becomes `desired`. `foreign_links` and `foreign_drops` are only read,
-/// from `actual`; kernel parameters that are not wanted are left alone, and so are unwanted addresses on
+/// What to change so that `actual` becomes `desired`. `foreign_links`, `down_links` and `foreign_drops`
+/// are only read, from `actual`; kernel parameters that are not wanted are left alone, and so are unwanted addresses on
 /// devices that another process owns.
 #[must_use]
 pub fn plan<R: Digested>(desired: &KernelState, actual: &KernelState<R>) -> Plan {
@@ -177,6 +179,9 @@ pub fn plan<R: Digested>(desired: &KernelState, actual: &KernelState<R>) -> Plan
     ops.extend(wanted.routes.values().filter(is_guard).filter_map(set_route));
 
     overlay_first(&mut ops, desired.overlay.as_ref(), actual.overlay.as_ref());
+    // A device that is down carries no route.
+    let used = actual.down_links.iter().filter(|link| wanted.uses(link));
+    ops.extend(used.map(|link| Op::SetUp(link.clone())));
     ops.extend(
         wanted
             .addresses
@@ -289,6 +294,17 @@ impl<'a> Wanted<'a> {
                 .map(|r| ((r.table, r.destination, r.metric), r))
                 .collect(),
         }
+    }
+}
+
+impl Wanted<'_> {
+    /// Whether anything is wanted on this device.
+    fn uses(&self, device: &str) -> bool {
+        let routed = |route: &&&Route| match &route.kind {
+            RouteKind::Unicast { next_hops, .. } => next_hops.iter().any(|hop| hop.device == device),
+            RouteKind::Unreachable | RouteKind::Throw => false,
+        };
+        self.addresses.iter().any(|a| a.device == device) || self.routes.values().any(|r| routed(&r))
     }
 }
 
@@ -500,6 +516,7 @@ impl fmt::Display for Op {
             Self::AddOverlay(x) => write!(f, "+ {x}"),
             Self::ChangeOverlay(x) => write!(f, "~ {x}"),
             Self::RemoveOverlay(x) => write!(f, "- {x}"),
+            Self::SetUp(x) => write!(f, "~ device {x} up"),
             Self::AddAddress(x) => write!(f, "+ {x}"),
             Self::RemoveAddress(x) => write!(f, "- {x}"),
             Self::SetNeighbour(x) => write!(f, "+ {x}"),

@@ -18,6 +18,9 @@ pub struct KernelState<R = Rule> {
     pub overlay: Option<OverlayLink>,
     /// Names of our devices that exist but that another process owns and makes (the tunnel device).
     pub foreign_links: BTreeSet<String>,
+    /// Those of them that somebody has set down. Only read.
+    #[serde(default)]
+    pub down_links: BTreeSet<String>,
     /// Foreign base chains on the forward hook whose policy is drop, as found. Only read, like
     /// `foreign_links`: a plan never changes them, `foreign_accepts` says what we put into them.
     pub foreign_drops: BTreeSet<ForeignAccept>,
@@ -47,6 +50,7 @@ impl<R> Default for KernelState<R> {
         Self {
             overlay: None,
             foreign_links: BTreeSet::new(),
+            down_links: BTreeSet::new(),
             foreign_drops: BTreeSet::new(),
             addresses: BTreeSet::new(),
             neighbours: BTreeSet::new(),
@@ -185,7 +189,7 @@ pub struct PolicyRule {
 }
 
 /// A foreign base chain on the forward hook; as one of `foreign_accepts`, the accept rules for `strait-*`
-/// devices, in and out, that we put first into it.
+/// devices, in and out, that we put last into it: where only its policy would still drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ForeignAccept {
     /// nftables family of the foreign table: `ip`, `ip6` or `inet`.

@@ -16,6 +16,7 @@ fn observed(state: &KernelState) -> Actual {
     Actual {
         overlay: state.overlay.clone(),
         foreign_links: state.foreign_links.clone(),
+        down_links: state.down_links.clone(),
         foreign_drops: state.foreign_drops.clone(),
         addresses: state.addresses.clone(),
         neighbours: state.neighbours.clone(),
@@ -78,6 +79,7 @@ fn carry_out(kernel: &mut Actual, op: &Op) {
                 _ => true,
             });
         }
+        Op::SetUp(x) => assert!(kernel.down_links.remove(x), "{x} is not down"),
         Op::AddAddress(x) => {
             assert!(overlay_exists(kernel, &x.device));
             assert!(kernel.addresses.insert(x.clone()));
@@ -103,6 +105,10 @@ fn carry_out(kernel: &mut Actual, op: &Op) {
             } = &x.kind
             {
                 assert!(next_hops.iter().all(|h| overlay_exists(kernel, &h.device)));
+                assert!(
+                    next_hops.iter().all(|h| !kernel.down_links.contains(&h.device)),
+                    "a device that is down takes no route"
+                );
                 if let Some(source) = source {
                     assert!(
                         kernel.addresses.iter().any(|a| a.address.addr() == *source),
@@ -375,6 +381,7 @@ prop_compose! {
         }
         KernelState {
             foreign_links: BTreeSet::from([TUNNEL_DEVICE.to_owned()]),
+            down_links: BTreeSet::new(),
             foreign_drops: BTreeSet::new(),
             neighbours: neighbours.into_iter()
                 .filter(|((device, _), _)| here(device))
@@ -419,6 +426,25 @@ proptest! {
         wanted.addresses.extend(kernel.addresses.iter().filter(|a| a.device == TUNNEL_DEVICE).cloned());
         prop_assert_eq!(&kernel, &wanted);
         prop_assert!(plan(&desired, &kernel).is_empty());
+    }
+
+    /// Setting a device down takes its routes along; it is set up before they are put back.
+    #[test]
+    fn a_device_that_was_set_down_is_set_up_again(desired in state()) {
+        let mut kernel = with_aggregated_prefixes(observed(&desired));
+        let whole = kernel.clone();
+        kernel.down_links.insert(TUNNEL_DEVICE.to_owned());
+        kernel.routes.retain(|r| match &r.kind {
+            RouteKind::Unicast { next_hops, .. } => next_hops.iter().all(|h| h.device != TUNNEL_DEVICE),
+            _ => true,
+        });
+        let used = kernel.routes != whole.routes || kernel.addresses.iter().any(|a| a.device == TUNNEL_DEVICE);
+        for op in &plan(&desired, &kernel).ops {
+            carry_out(&mut kernel, op);
+        }
+        prop_assert_eq!(kernel.down_links.is_empty(), used);
+        kernel.down_links.clear();
+        prop_assert_eq!(kernel, whole);
     }
 
     #[test]

@@ -202,6 +202,11 @@ fn single(kernel: &Inner, op: &Op, report: &mut Report) {
     let links = &kernel.links;
     let result = match op {
         Op::SetSysctl { name, to, .. } => kernel.sysctls.set(&kernel.namespace, name, to),
+        Op::SetUp(device) => match links.set_up(device) {
+            // Its process has ended meanwhile.
+            Err(e) if e.errno() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        },
         Op::AddOverlay(link) => add_overlay(links, link),
         Op::ChangeOverlay(link) => {
             links.request(overlay_change_message(link), || format!("change {}", link.name))

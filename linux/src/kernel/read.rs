@@ -85,6 +85,10 @@ pub(super) fn read(kernel: &Inner) -> Result<ActualState> {
             .filter(|name| **name != OVERLAY_DEVICE)
             .map(|name| (*name).to_owned())
             .collect(),
+        down_links: (links.iter())
+            .filter(|link| link.name.starts_with(DEVICE_PREFIX) && link.name != OVERLAY_DEVICE && !link.up)
+            .map(|link| link.name.clone())
+            .collect(),
         foreign_drops: found
             .forward
             .into_iter()

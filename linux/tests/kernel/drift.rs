@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use strait_core::kernel::{
-    Action, ChainKind, Hook, KernelState, MAIN_TABLE, OVERLAY_DEVICE, Op, PolicyRule, ROUTE_METRIC,
-    ROUTE_PROTOCOL, RULE_PRIORITY, Route, RouteKind, Rule, plan,
+    Action, ChainKind, Hook, KernelState, MAIN_TABLE, NextHop, OVERLAY_DEVICE, Op, PolicyRule, ROUTE_METRIC,
+    ROUTE_PROTOCOL, RULE_PRIORITY, Route, RouteKind, Rule, TUNNEL_DEVICE, plan,
 };
 use strait_linux::testing::{Firewall, as_root, dump};
+use strait_linux::tun::{Tun, TunOptions};
 use strait_linux::{Change, Kernel};
 
 use crate::bed::{Bed, FAMILIES, assert_done, base, forwarding, rule, with_overlay};
@@ -150,6 +151,59 @@ fn what_others_change_is_repaired() {
         .masquerade()
         .unwrap();
         repaired("a chain was added", &["- chain postrouting"]);
+    });
+}
+
+/// The gateway's device is not ours to make, but whoever sets it down cuts the cluster off.
+#[test]
+fn a_tunnel_device_that_was_set_down_is_set_up_again() {
+    as_root("drift::a_tunnel_device_that_was_set_down_is_set_up_again", || {
+        let bed = Bed::new();
+        let options = TunOptions {
+            name: TUNNEL_DEVICE.into(),
+            mtu: 1420,
+            offload: false,
+            nonblocking: true,
+        };
+        let tun = bed.node.run(|| Tun::open(&options)).unwrap().unwrap();
+        let through = Route {
+            table: MAIN_TABLE,
+            destination: "10.93.0.0/16".parse().unwrap(),
+            metric: ROUTE_METRIC,
+            kind: RouteKind::Unicast {
+                next_hops: vec![NextHop {
+                    device: TUNNEL_DEVICE.into(),
+                    via: None,
+                }],
+                source: None,
+                mtu: None,
+            },
+        };
+        let mut wanted = node();
+        wanted.routes.insert(through.clone());
+        bed.reconcile(&wanted);
+        bed.node_links.set_down(TUNNEL_DEVICE).unwrap();
+        let actual = bed.kernel.read_now().unwrap();
+        assert!(
+            !actual.routes.contains(&through),
+            "the kernel takes the routes along"
+        );
+        let made = plan(&wanted, &actual);
+        let text = made.to_string();
+        assert!(
+            text.contains("~ device strait-tun up") && text.contains("10.93.0.0/16"),
+            "{text}"
+        );
+        assert_done(&bed.kernel.apply_now(&made).unwrap());
+        assert_eq!(plan(&wanted, &bed.kernel.read_now().unwrap()).to_string(), "");
+
+        // Of no use to us it stays as it is, also at the uninstall.
+        bed.node_links.set_down(TUNNEL_DEVICE).unwrap();
+        bed.reconcile(&node());
+        assert!(!bed.node_links.find(TUNNEL_DEVICE).unwrap().unwrap().up);
+        assert_done(&bed.kernel.uninstall_now().unwrap());
+        assert!(!bed.node_links.find(TUNNEL_DEVICE).unwrap().unwrap().up);
+        drop(tun);
     });
 }
 
