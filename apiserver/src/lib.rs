@@ -30,6 +30,9 @@ mod controllers;
 mod discovery;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod json;
 mod limits;

@@ -12,6 +12,9 @@ pub mod args;
 pub mod connection;
 pub mod controllers;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod join;
 pub mod leader;
 pub mod leave;

@@ -10,6 +10,9 @@ pub mod admission;
 pub mod allocation;
 pub mod clusterset;
 pub mod dns;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kernel;
 pub mod mirror;
 pub mod node;

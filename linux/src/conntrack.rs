@@ -95,7 +95,7 @@ impl Conntrack {
     }
 }
 
-fn parse(body: &[u8]) -> Option<Flow> {
+pub(crate) fn parse(body: &[u8]) -> Option<Flow> {
     let attributes = Attributes::after(body, 4);
     let original = attributes.get(TUPLE_ORIGINAL)?;
     let (protocol, client, to) = tuple(Attributes::new(original))?;

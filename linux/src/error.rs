@@ -41,6 +41,16 @@ pub enum Error {
         /// The error.
         source: io::Error,
     },
+    /// The kernel was built without something, or its module is not loaded.
+    #[error("this kernel seems to have no {feature}: {source}; {remedy}")]
+    Feature {
+        /// What it lacks.
+        feature: String,
+        /// What to load or enable.
+        remedy: String,
+        /// What it answered.
+        source: Box<Error>,
+    },
     /// Network or user namespaces are not to be had.
     #[error("cannot {doing}: {source}; {remedy}")]
     Namespaces {
@@ -82,12 +92,25 @@ impl Error {
         }
     }
 
+    /// The same, told as what the kernel lacks where one of these error numbers says so.
+    pub(crate) fn lacking(self, errnos: &[i32], feature: impl Into<String>, remedy: &str) -> Self {
+        match self.errno() {
+            Some(errno) if errnos.contains(&errno) => Self::Feature {
+                feature: feature.into(),
+                remedy: remedy.to_owned(),
+                source: Box::new(self),
+            },
+            _ => self,
+        }
+    }
+
     /// The kernel's error number, where it gave one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal.errno),
             Self::System { source, .. } | Self::Namespaces { source, .. } => source.raw_os_error(),
+            Self::Feature { source, .. } => source.errno(),
             _ => None,
         }
     }

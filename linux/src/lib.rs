@@ -22,5 +22,9 @@ pub mod testing;
 pub mod tun;
 pub mod userns;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use kernel::fuzz;
+
 pub use error::{Error, Refusal, Result};
 pub use kernel::{Change, Changes, Failure, Kernel, Report};

@@ -6,3 +6,5 @@ mod merge;
 mod set;
 
 pub(crate) use manager::{Manager, apply, record_update};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use set::FieldSet;

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use strait_api::ClusterId;
+use strait_api::names::copy_name;
 use strait_api::records::{ClusterSpec, ExportedServiceSpec, GatewaySpec, MemberSpec, MemberState};
 
 use super::prefixes::{contains, overlap};
 use super::{Clusterset, OwnCluster, Record, Records, Refusal, RemoteCluster};
+use crate::admission::MAX_PREFIXES;
 
 /// Works out which records count. The order of the lists does not matter.
 pub fn view(records: &Records) -> Clusterset {
@@ -36,10 +38,13 @@ pub fn view(records: &Records) -> Clusterset {
 
     let mut remotes = BTreeMap::new();
     for member in members {
-        let record = records
-            .clusters
-            .iter()
-            .find(|r| r.owner.as_ref() == Some(&member.cluster_id) && r.spec.cluster_id == member.cluster_id);
+        // Of the records that a member makes, the one that bears its name speaks for it.
+        let name = copy_name(&member.cluster_id, member.cluster_id.as_str());
+        let record = records.clusters.iter().find(|r| {
+            r.owner.as_ref() == Some(&member.cluster_id)
+                && r.name == name
+                && r.spec.cluster_id == member.cluster_id
+        });
         let gone = record.is_none_or(|r| r.spec.removed_at.is_some());
         if gone {
             continue;
@@ -142,7 +147,21 @@ fn pod_prefixes(
     refusals: &mut Vec<Refusal>,
 ) -> Vec<IpNet> {
     let mut admitted = Vec::new();
-    for claimed in &record.spec.pod_cidrs {
+    let claims = &record.spec.pod_cidrs;
+    if claims.len() > MAX_PREFIXES {
+        refusals.push(refusal(
+            "Cluster",
+            &record.name,
+            "TooManyPrefixes",
+            false,
+            format!(
+                "cluster {} claims {} pod prefixes; the first {MAX_PREFIXES} of them count; its administrator should join again with fewer, larger ones",
+                member.cluster_id,
+                claims.len(),
+            ),
+        ));
+    }
+    for claimed in claims.iter().take(MAX_PREFIXES) {
         if member.prefixes.iter().any(|p| contains(p, claimed)) {
             admitted.push(claimed.trunc());
         } else {
@@ -218,6 +237,8 @@ fn refuse_strangers(
             ));
         } else if !remotes.contains_key(owner) {
             refusals.push(not_a_member("Cluster", &record.name, owner));
+        } else if record.name != copy_name(owner, owner.as_str()) {
+            refusals.push(wrong_name("Cluster", &record.name, owner, owner.as_str()));
         }
     }
 }
@@ -230,6 +251,13 @@ fn wrong_owner(kind: &str, name: &str, owner: &ClusterId, says: &ClusterId) -> R
         true,
         format!("the record stands in the namespace of cluster {owner} but speaks for cluster {says}"),
     )
+}
+
+fn wrong_name(kind: &str, name: &str, owner: &ClusterId, right: &str) -> Refusal {
+    let right = copy_name(owner, right);
+    let message =
+        format!("the record is named {name}; what it says belongs into {right}, and only that counts");
+    refusal(kind, name, "WrongName", true, message)
 }
 
 fn not_a_member(kind: &str, name: &str, owner: &ClusterId) -> Refusal {
@@ -264,6 +292,11 @@ fn admit_gateway(
         refusals.push(not_a_member("Gateway", &record.name, owner));
         return;
     };
+    // Two records that speak for one node would count in the order in which they came.
+    if record.name != copy_name(owner, &record.spec.node) {
+        refusals.push(wrong_name("Gateway", &record.name, owner, &record.spec.node));
+        return;
+    }
     if record.spec.keys.iter().all(|k| k.public_keys.is_empty()) {
         refusals.push(refusal(
             "Gateway",

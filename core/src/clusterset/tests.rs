@@ -291,3 +291,42 @@ fn services_are_admitted_by_owner_namespace_and_endpoint() {
         (None, "NamespaceNotAdmitted")
     );
 }
+
+/// A member may make as many records in its namespace as it likes; which of them counts must not depend on
+/// the order in which they come.
+#[test]
+fn only_the_record_of_the_right_name_speaks_for_a_cluster_or_a_gateway() {
+    let mut records = two_clusters();
+    let plain = view(&records);
+    let mut other_cluster = cluster(Some("green"), "green", &["10.2.7.0/24"]);
+    other_cluster.name = "green.a-copy".into();
+    let mut other_gateway = gateway(Some("green"), "green", "240.0.16.9");
+    other_gateway.name = "green.a-copy".into();
+    records.clusters.insert(0, other_cluster);
+    records.gateways.insert(0, other_gateway);
+    for turn in 0..2 {
+        let set = view(&records);
+        assert_eq!(set.remotes, plain.remotes, "turn {turn}");
+        let refused: Vec<_> = set
+            .refusals
+            .iter()
+            .map(|r| (r.kind.as_str(), r.reason.as_str()))
+            .collect();
+        assert_eq!(refused, [("Cluster", "WrongName"), ("Gateway", "WrongName")]);
+        records.clusters.reverse();
+        records.gateways.reverse();
+    }
+}
+
+#[test]
+fn a_cluster_that_claims_a_thousand_prefixes_gets_the_first_ones() {
+    let mut records = two_clusters();
+    let claims: Vec<String> = (0..1000u32)
+        .map(|n| format!("10.2.{}.{}/30", n / 64, n % 64 * 4))
+        .collect();
+    records.clusters[1].spec.pod_cidrs = nets(&claims.iter().map(String::as_str).collect::<Vec<_>>());
+    let set = view(&records);
+    assert_eq!(set.remotes[&"green".parse().unwrap()].pod_prefixes.len(), 64);
+    assert_eq!(set.refusals[0].reason, "TooManyPrefixes");
+    assert!(set.refusals[0].message.contains("1000"), "{:?}", set.refusals);
+}

@@ -14,6 +14,8 @@ use super::{ServiceKey, Slice};
 
 /// Most endpoints of a slice (the API server's own bound).
 pub const MAX_ENDPOINTS: usize = 1_000;
+/// More than the largest record's endpoints need, spread by chance.
+const MOST_BUCKETS: usize = 64;
 
 /// The slices that one cluster's export makes here; at least one, so that its having exported can be seen.
 pub fn slices(key: &ServiceKey, merged: &Merged, own: &ClusterId, exporter: &Constituent) -> Vec<Slice> {
@@ -93,7 +95,7 @@ fn ports(merged: &Merged, exporter: &Constituent, targets: &[ServicePort]) -> Ve
 /// Splits by a hash of the address, so that one endpoint's change touches one slice only.
 fn buckets(endpoints: Vec<Endpoint>) -> Vec<Vec<Endpoint>> {
     let mut count = 1;
-    loop {
+    while count <= MOST_BUCKETS {
         let mut buckets = vec![Vec::new(); count];
         for endpoint in &endpoints {
             let bucket = digest(&endpoint.address.to_string()) as usize % count;
@@ -106,6 +108,11 @@ fn buckets(endpoints: Vec<Endpoint>) -> Vec<Vec<Endpoint>> {
         }
         count *= 2;
     }
+    // Somebody has chosen addresses whose hashes are alike.
+    endpoints
+        .chunks(MAX_ENDPOINTS)
+        .map(<[Endpoint]>::to_vec)
+        .collect()
 }
 
 fn digest(text: &str) -> u64 {
@@ -145,4 +152,34 @@ fn labels(key: &ServiceKey, cluster: &ClusterId) -> BTreeMap<String, String> {
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_chosen_for_their_hashes_make_no_more_slices_than_they_need() {
+        let alike = (0..u32::MAX)
+            .map(|n| IpAddr::from(std::net::Ipv4Addr::from(0x0a02_0000 + n)))
+            .filter(|a| (digest(&a.to_string()) as usize).is_multiple_of(MOST_BUCKETS));
+        let endpoints: Vec<Endpoint> = alike
+            .take(MAX_ENDPOINTS + 1)
+            .map(|address| Endpoint {
+                address,
+                ready: true,
+                serving: true,
+                terminating: false,
+                hostname: None,
+                node: None,
+                zone: None,
+            })
+            .collect();
+        let buckets = buckets(endpoints.clone());
+        assert_eq!(
+            buckets.iter().map(Vec::len).collect::<Vec<_>>(),
+            [MAX_ENDPOINTS, 1]
+        );
+        assert_eq!(buckets.concat(), endpoints);
+    }
 }

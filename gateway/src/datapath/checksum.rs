@@ -71,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::datapath::packet::tests::header_sum;
+    use crate::datapath::model::header_sum;
 
     #[test]
     fn the_example_of_rfc_1071() {

@@ -16,6 +16,7 @@ use super::join::{Allowed, Group, HEADERS_MAX, Join, MAX_JOINED};
 use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
 use super::peer::Peer;
+use super::table::Table;
 use super::udp::Inbox;
 use super::vnet::VNET_HEADER_LEN;
 
@@ -151,21 +152,19 @@ impl Opened {
     }
 
     /// Drops what the peer may not send.
-    fn check(&mut self, table: &super::table::Table, peer: &Peer, ecn: u8) {
+    fn check(&mut self, table: &Table, peer: &Peer, ecn: u8) {
         let plain = &mut self.plain;
         self.packets.retain_mut(|(start, len)| {
-            let packet = &mut plain[*start..*start + *len];
-            let cause = match packet::parse(packet) {
-                None => DropCause::InInnerMalformed,
-                Some(header) if !table.may_send(peer, header.source) => DropCause::InSourceNotAllowed,
-                Some(_) if !packet::apply_outer_ecn(packet, ecn) => DropCause::InCongestion,
-                Some(header) => {
-                    *len = header.len;
-                    return true;
+            match judge(table, peer, &mut plain[*start..*start + *len], ecn) {
+                Ok(whole) => {
+                    *len = whole;
+                    true
                 }
-            };
-            peer.drops.add(cause, 1);
-            false
+                Err(cause) => {
+                    peer.drops.add(cause, 1);
+                    false
+                }
+            }
         });
     }
 
@@ -221,6 +220,16 @@ impl Opened {
         }
         peer.rx.add(0, delivered);
         Ok(())
+    }
+}
+
+/// The length of an inner packet that the peer may send, with the congestion that it met outside.
+pub(super) fn judge(table: &Table, peer: &Peer, packet: &mut [u8], ecn: u8) -> Result<usize, DropCause> {
+    match packet::parse(packet) {
+        None => Err(DropCause::InInnerMalformed),
+        Some(header) if !table.may_send(peer, header.source) => Err(DropCause::InSourceNotAllowed),
+        Some(_) if !packet::apply_outer_ecn(packet, ecn) => Err(DropCause::InCongestion),
+        Some(header) => Ok(header.len),
     }
 }
 

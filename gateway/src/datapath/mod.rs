@@ -15,9 +15,14 @@ mod config;
 mod control;
 mod counters;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod inbound;
 mod join;
 mod key;
+#[cfg(any(test, feature = "fuzzing"))]
+mod model;
 mod noise;
 #[cfg(test)]
 mod offload_tests;

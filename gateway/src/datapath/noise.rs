@@ -322,7 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::datapath::packet;
+    use crate::datapath::model;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -356,7 +356,7 @@ mod tests {
     fn a_packet_crosses_once() {
         let (_, _, mut a, mut b) = pair();
         let source = Ipv4Addr::new(10, 0, 0, 1).into();
-        let packet = packet::tests::udp(source, Ipv4Addr::new(10, 0, 0, 2).into(), b"hello");
+        let packet = model::udp(source, Ipv4Addr::new(10, 0, 0, 2).into(), b"hello");
         let (mut sealed, mut opened) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
         assert_eq!(a.seal(&packet, &mut sealed), None, "there is no session yet");
         shake(&mut *a, &mut *b);

@@ -134,55 +134,13 @@ pub(super) fn apply_outer_ecn(packet: &mut [u8], outer: u8) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
     use super::*;
-
-    /// The one's complement sum of a header, which is 0xffff where its checksum is right.
-    pub(in crate::datapath) fn header_sum(header: &[u8]) -> u16 {
-        let mut sum: u32 = header
-            .chunks_exact(2)
-            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-            .sum();
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    }
-
-    /// A UDP packet (its UDP checksum is left zero).
-    pub(in crate::datapath) fn udp(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
-        let mut transport = vec![0x30, 0x39, 0x00, 0x35];
-        transport.extend(((payload.len() + 8) as u16).to_be_bytes());
-        transport.extend([0, 0]);
-        transport.extend(payload);
-        match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut packet = vec![0x45, 0];
-                packet.extend(((transport.len() + 20) as u16).to_be_bytes());
-                packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-                packet.extend(source.octets());
-                packet.extend(destination.octets());
-                let sum = !header_sum(&packet);
-                packet[10..12].copy_from_slice(&sum.to_be_bytes());
-                packet.extend(transport);
-                packet
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let mut packet = vec![0x60, 0, 0, 0];
-                packet.extend((transport.len() as u16).to_be_bytes());
-                packet.extend([17, 64]);
-                packet.extend(source.octets());
-                packet.extend(destination.octets());
-                packet.extend(transport);
-                packet
-            }
-            _ => panic!("mixed families"),
-        }
-    }
+    use crate::datapath::model::{header_sum, udp};
 
     fn v4(last: u8) -> IpAddr {
         Ipv4Addr::new(10, 0, 0, last).into()

@@ -4,6 +4,9 @@
 //! that is current; [`server`] holds the sockets. The server answers SERVFAIL until the first snapshot is
 //! complete, and goes on answering from the last one while the API server is away (it is kept on disk too).
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handler;
 mod metrics;
 mod names;

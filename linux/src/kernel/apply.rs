@@ -234,7 +234,9 @@ fn single(kernel: &Inner, op: &Op, report: &mut Report) {
 fn add_overlay(links: &Links, overlay: &OverlayLink) -> Result<()> {
     let doing = || format!("make {}", overlay.name);
     let [make, no_link_local, set_up] = overlay_messages(overlay);
-    links.request(make, doing)?;
+    let vxlan = "VXLAN devices";
+    let made = links.request(make, doing);
+    made.map_err(|e| e.lacking(&[libc::EOPNOTSUPP], vxlan, "load its module vxlan (CONFIG_VXLAN)"))?;
     match links.request(no_link_local, doing) {
         // A kernel without IPv6 gives no link-local address either.
         Err(e) if e.errno() == Some(libc::EAFNOSUPPORT) => {}

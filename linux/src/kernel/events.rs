@@ -172,7 +172,7 @@ async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> std::io::Result<
     }
 }
 
-fn route_change(kind: u16, body: &[u8], devices: &mut BTreeMap<u32, String>) -> Option<Change> {
+pub(super) fn route_change(kind: u16, body: &[u8], devices: &mut BTreeMap<u32, String>) -> Option<Change> {
     use RouteNetlinkMessage::{
         DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewNeighbour, NewRoute,
         NewRule,
@@ -204,7 +204,7 @@ fn route_change(kind: u16, body: &[u8], devices: &mut BTreeMap<u32, String>) -> 
     }
 }
 
-fn nft_change(kind: u16, body: &[u8]) -> bool {
+pub(super) fn nft_change(kind: u16, body: &[u8]) -> bool {
     if kind >> 8 != nft::SUBSYSTEM {
         return false;
     }

@@ -6,6 +6,11 @@
 
 mod apply;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod lacking;
 mod read;
 mod sysctl;
 

@@ -39,6 +39,15 @@ impl Sysctls {
         })
     }
 
+    /// Parameters that nobody has set.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn none() -> Self {
+        Self {
+            file: PathBuf::new(),
+            first: Mutex::default(),
+        }
+    }
+
     /// The present values of all parameters that we ever set.
     pub(super) fn read(&self, namespace: &Netns) -> Result<BTreeMap<String, Sysctl>> {
         let names: Vec<String> = self.first().keys().cloned().collect();

@@ -101,6 +101,13 @@ impl Links {
         namespace.run(Self::open)?
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(socket: Socket) -> Self {
+        Self {
+            socket: Mutex::new(socket),
+        }
+    }
+
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Socket) -> T) -> T {
         // A panic while the lock was held leaves at most unread answers behind; sequence numbers skip them.
         work(&mut self.socket.lock().unwrap_or_else(PoisonError::into_inner))

@@ -24,6 +24,10 @@ impl Links {
                 },
             )
         })
+        .map_err(|e| {
+            let remedy = "use one with CONFIG_IP_MULTIPLE_TABLES";
+            e.lacking(&[libc::EOPNOTSUPP], "policy routing", remedy)
+        })
     }
 }
 

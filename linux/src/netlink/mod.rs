@@ -7,10 +7,13 @@
 
 mod attribute;
 mod message;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod other;
 mod route;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub(crate) use netlink_packet_core::{
     NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE,

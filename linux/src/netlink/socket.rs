@@ -14,9 +14,10 @@ use netlink_sys::SocketAddr;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
-    set_socket_send_buffer_size_force, set_socket_timeout, socket_send_buffer_size,
+    set_socket_send_buffer_size_force, set_socket_timeout,
 };
 
+use super::wire::Wire;
 use super::{Attributes, Message, NLM_F_ACK, decode, messages};
 use crate::error::{Error, Refusal, Result};
 
@@ -41,7 +42,7 @@ pub(crate) enum Answer {
 }
 
 pub(crate) struct Socket {
-    socket: netlink_sys::Socket,
+    wire: Wire,
     port: u32,
     sequence: u32,
     buffer: Vec<u8>,
@@ -83,12 +84,21 @@ impl Socket {
         let mut socket = netlink_sys::Socket::new(protocol).map_err(failed)?;
         let port = prepare(&mut socket, 0)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT)).map_err(|e| failed(e.into()))?;
-        Ok(Self {
-            socket,
+        Ok(Self::over(Wire::Kernel(socket), port))
+    }
+
+    pub(super) fn over(wire: Wire, port: u32) -> Self {
+        Self {
+            wire,
             port,
             sequence: 0,
             buffer: vec![0; 64 << 10],
-        })
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_wire(self) -> Wire {
+        self.wire
     }
 
     pub(crate) fn route() -> Result<Self> {
@@ -96,7 +106,9 @@ impl Socket {
     }
 
     pub(crate) fn netfilter() -> Result<Self> {
+        let none = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT, libc::EAFNOSUPPORT];
         Self::open(NETFILTER, "nftables")
+            .map_err(|e| e.lacking(&none, "netfilter netlink", "load its module nfnetlink"))
     }
 
     /// The address by which the kernel says whose doing a notification is about.
@@ -106,8 +118,7 @@ impl Socket {
 
     /// The longest datagram that this socket can send.
     pub(crate) fn datagram_limit(&self) -> usize {
-        // The kernel keeps 32 bytes back, and the size counts its own bookkeeping too.
-        socket_send_buffer_size(&self.socket).map_or(64 << 10, |size| size.saturating_sub(4096))
+        self.wire.datagram_limit()
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -245,9 +256,9 @@ impl Socket {
         self.sequence
     }
 
-    fn send(&self, datagram: &[u8]) -> Result<()> {
+    fn send(&mut self, datagram: &[u8]) -> Result<()> {
         loop {
-            match self.socket.send(datagram, 0) {
+            match self.wire.send(datagram) {
                 Ok(_) => return Ok(()),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
@@ -278,8 +289,7 @@ impl Socket {
         mut each: impl FnMut(&NetlinkBuffer<&[u8]>, Option<Acknowledgement>),
     ) -> Result<bool> {
         let length = loop {
-            let mut space = self.buffer.as_mut_slice();
-            match self.socket.recv(&mut space, flags | libc::MSG_TRUNC) {
+            match self.wire.receive(&mut self.buffer, flags | libc::MSG_TRUNC) {
                 Ok(length) => break length,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),

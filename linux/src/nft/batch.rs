@@ -54,9 +54,37 @@ pub(crate) fn apply(socket: &mut Socket, ops: &[&NftOp]) -> std::result::Result<
             .iter()
             .flat_map(|g| g.messages.iter().map(|m| (g.op, m)))
             .collect();
-        commit(socket, &messages)?;
+        commit(socket, &messages).map_err(|failures| explained(failures, ops))?;
     }
     Ok(())
+}
+
+/// Where a module is missing, the kernel only says that something does not exist.
+fn explained(failures: Vec<NftFailure>, ops: &[&NftOp]) -> Vec<NftFailure> {
+    let explain = |mut failure: NftFailure| {
+        let lacks = match ops.get(failure.op) {
+            Some(NftOp::FillChain { name, rules, .. }) => {
+                let modules: BTreeSet<&str> = rules.iter().flat_map(rule::modules).copied().collect();
+                let modules: Vec<&str> = modules.into_iter().collect();
+                let what = format!("nftables expression that a rule of chain {name} needs");
+                (!modules.is_empty()).then(|| (what, format!("load the modules {}", modules.join(", "))))
+            }
+            Some(NftOp::AddChain {
+                name,
+                base: Some((kind, ..)),
+            }) => {
+                let what = format!("nftables chains of type {kind}, which {name} is");
+                Some((what, "load its module nft_chain_nat (CONFIG_NFT_NAT)".to_owned()))
+            }
+            _ => None,
+        };
+        if let Some((feature, remedy)) = lacks {
+            let none = [libc::ENOENT, libc::EOPNOTSUPP];
+            failure.error = failure.error.lacking(&none, feature, &remedy);
+        }
+        failure
+    };
+    failures.into_iter().map(explain).collect()
 }
 
 /// Makes a table that is not ours anew, as a whole, in place of one of the same name.

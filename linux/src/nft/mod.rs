@@ -81,6 +81,12 @@ fn family_by_name(name: &str) -> Option<u8> {
     }
 }
 
+/// Whether nft calls a family so in which IP packets are forwarded.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn is_ip_family(name: &str) -> bool {
+    family_by_name(name).is_some()
+}
+
 fn family_name(number: u8) -> Option<&'static str> {
     match number {
         FAMILY_INET => Some("inet"),

@@ -36,7 +36,11 @@ const GET_TABLE: u16 = 1;
 
 pub(crate) fn read(socket: &mut Socket) -> Result<Found> {
     let mut found = Found::default();
-    for chain in chains(socket)? {
+    let all = chains(socket).map_err(|e| {
+        let remedy = "load its module nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)";
+        e.lacking(&[libc::EINVAL, libc::EOPNOTSUPP], "nftables", remedy)
+    })?;
+    for chain in all {
         if chain.family == FAMILY_INET && chain.table == NFT_TABLE {
             let base = chain
                 .base

@@ -53,6 +53,25 @@ pub(super) fn append(
     Ok(messages)
 }
 
+/// Modules that hold expressions of this rule, as far as they are not nf_tables' own.
+pub(super) fn modules(rule: &Rule) -> impl Iterator<Item = &'static &'static str> {
+    let by_match = rule.matches.iter().map(|m| match m {
+        Match::DestinationIsLocal | Match::DestinationIsNotLocal => &["nft_fib_inet"][..],
+        Match::CtState(_) | Match::CtStatusDnat => &["nft_ct"],
+        _ => &[],
+    });
+    let by_action = rule.actions.iter().map(|a| match a {
+        Action::Reject(_) => &["nft_reject_inet"][..],
+        Action::Notrack => &["nft_ct"],
+        Action::SnatIdentity(_) | Action::Snat(_) => &["nft_nat"],
+        Action::Masquerade => &["nft_masq"],
+        Action::BalanceRandom(_) => &["nft_numgen", "nft_nat"],
+        Action::BalanceBySource(_) => &["nft_hash", "nft_nat"],
+        _ => &[],
+    });
+    by_match.chain(by_action).flatten()
+}
+
 /// Matches devices whose name begins with `prefix`; what foreign chains get too.
 pub(super) fn device_prefix(out: &mut Expressions<'_>, input: bool, prefix: &str) {
     out.meta(if input { META_IIFNAME } else { META_OIFNAME }, 0);
