@@ -50,8 +50,9 @@ pub(crate) fn masquerade(namespace: &Netns, cluster: &Cluster, node: &Node) -> R
     )?)
 }
 
-/// A cluster's own router: hides the nodes behind its address, and keeps ICMP errors to itself.
-pub(crate) fn edge(namespace: &Netns, cluster: &Cluster, edge: &Edge, blackhole: bool) -> Result<()> {
+/// A cluster's own router: hides the nodes behind its address, and keeps ICMP errors of the devices named to
+/// itself.
+pub(crate) fn edge(namespace: &Netns, cluster: &Cluster, edge: &Edge, blackholes: &[String]) -> Result<()> {
     let mut chains = BTreeMap::new();
     let mut add = |name: &str, base, rules: Vec<Rule>| {
         if !rules.is_empty() {
@@ -92,10 +93,22 @@ pub(crate) fn edge(namespace: &Netns, cluster: &Cluster, edge: &Edge, blackhole:
             forwarded,
         );
     }
-    if blackhole {
-        for (name, hook) in [("forward", Hook::Forward), ("output", Hook::Output)] {
-            add(name, (ChainKind::Filter, hook, 0), no_icmp_errors());
-        }
+    if !blackholes.is_empty() {
+        // Of what passes, only what comes or goes by such a wire: a bridge may show its own traffic here too.
+        let by = |device: &String| {
+            [
+                Match::InputDevice(device.clone()),
+                Match::OutputDevice(device.clone()),
+            ]
+        };
+        let passing = blackholes.iter().flat_map(by).flat_map(|m| no_icmp_errors(&[m]));
+        let passing = passing.collect();
+        add("forward", (ChainKind::Filter, Hook::Forward, 0), passing);
+        add(
+            "output",
+            (ChainKind::Filter, Hook::Output, 0),
+            no_icmp_errors(&[]),
+        );
     }
     let sets = BTreeMap::new();
     Ok(replace_table(namespace, "lab-edge", &NftTable { sets, chains })?)
@@ -104,7 +117,7 @@ pub(crate) fn edge(namespace: &Netns, cluster: &Cluster, edge: &Edge, blackhole:
 /// Keeps the ICMP errors of the router in the calling thread's namespace to itself.
 pub(crate) fn icmp_blackhole() -> Result<()> {
     let base = Some((ChainKind::Filter, Hook::Output, 0));
-    let rules = no_icmp_errors();
+    let rules = no_icmp_errors(&[]);
     let chains = BTreeMap::from([("output".to_owned(), Chain { base, rules })]);
     let sets = BTreeMap::new();
     Ok(replace_table(
@@ -114,10 +127,10 @@ pub(crate) fn icmp_blackhole() -> Result<()> {
     )?)
 }
 
-fn no_icmp_errors() -> Vec<Rule> {
+fn no_icmp_errors(of: &[Match]) -> Vec<Rule> {
     [AddressFamily::V4, AddressFamily::V6]
         .map(|family| Rule {
-            matches: vec![Match::IcmpError(family)],
+            matches: [of, &[Match::IcmpError(family)]].concat(),
             actions: vec![Action::Counter, Action::Drop],
         })
         .to_vec()

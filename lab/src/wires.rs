@@ -119,16 +119,14 @@ pub(crate) fn build_edge(wan: &Netns, topology: &Topology, cluster: &Cluster, ed
             set_route_by(&wan_links, lan.trunc(), outside, inside)?;
         }
     }
-    let ends_here = |wire: &&Wire| {
-        wire.ends
-            .iter()
-            .any(|e| e.cluster.as_ref() == Some(&cluster.name))
-    };
-    let wires = topology.links.iter().filter(ends_here);
-    let blackhole = std::iter::once(&edge.uplink)
-        .chain(wires)
-        .any(|w| w.quality.icmp_blackhole);
-    firewall::edge(&namespace, cluster, edge, blackhole)?;
+    let blackholes: Vec<String> = std::iter::once(&edge.uplink)
+        .chain(&topology.links)
+        .filter(|wire| wire.quality.icmp_blackhole)
+        .flat_map(|wire| &wire.ends)
+        .filter(|end| end.cluster.as_ref() == Some(&cluster.name))
+        .map(|end| end.device.clone())
+        .collect();
+    firewall::edge(&namespace, cluster, edge, &blackholes)?;
     Ok(namespace)
 }
 
