@@ -1,7 +1,10 @@
 //! The lab as a user sees it: it comes up, can be worked in, and leaves nothing behind.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -301,6 +304,8 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
     let short = labs.ok("work", &["status", "-o", "json"]);
     assert!(serde_json::from_str::<Value>(&short).unwrap()["pods"].is_array());
 
+    check_snapshot(&labs, "work");
+
     // A command that still runs in the lab ends with it.
     let mut sleeper = labs
         .strait("work", &["exec", "blue/a", "--", "sleep", "1000"])
@@ -319,6 +324,118 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
     });
     labs.ok("work", &["down"]);
     assert!(labs.fails("work", &["status"]).contains("there is no lab"));
+}
+
+/// A snapshot has all that is wanted of it, and nothing that must stay in the lab.
+fn check_snapshot(labs: &Labs, lab: &str) {
+    let archive = labs.runtime.path().join("snapshot.tar.gz");
+    let said = labs.ok(lab, &["snapshot", "-o", archive.to_str().unwrap()]);
+    assert_eq!(said.trim(), archive.to_str().unwrap());
+    let file = fs::File::open(&archive).unwrap();
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(flate2::read::GzDecoder::new(file))
+        .entries()
+        .unwrap()
+    {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        files.insert(path.strip_prefix("strait-lab/").unwrap().to_owned(), content);
+    }
+    for (path, said) in [
+        ("README", "Nothing is missing."),
+        ("versions.json", env!("CARGO_PKG_VERSION")),
+        ("lab.json", "topology"),
+        ("status.json", "blue/worker-1/agent"),
+        ("objects/broker/members.strait.dev.json", "\"blue\""),
+        ("objects/blue/nodes.json", "gateway-1"),
+        ("objects/blue/secrets.json", "left out"),
+        ("kernel/blue/worker-1.txt", "strait-overlay"),
+        ("kernel/blue/worker-1.txt", "table inet strait"),
+        ("kernel/blue/gateway-1.txt", "strait-tun"),
+        ("kernel/blue/a.txt", "default"),
+        ("kernel/router.txt", "lan-blue"),
+        ("metrics/blue/worker-1/dns.txt", "strait_dns_imports"),
+        ("metrics/blue/gateway-1/gateway.txt", "# TYPE"),
+        ("logs/supervisor.log", "joined"),
+    ] {
+        let content = files
+            .get(path)
+            .unwrap_or_else(|| panic!("{path} is not in {:?}", files.keys()));
+        assert!(
+            text(content).contains(said),
+            "{path} does not say {said:?}:\n{}",
+            text(content)
+        );
+    }
+    for node in ["gateway-1", "worker-1"] {
+        let plan = text(&files[&format!("plan/blue/{node}.txt")]);
+        assert_eq!(plan, "", "the plan of {node} is not empty");
+    }
+    let secrets = secrets(&labs.dir(lab));
+    assert!(secrets.len() > 15, "{} secrets", secrets.len());
+    for (path, content) in &files {
+        let content = text(content);
+        for (origin, secret) in &secrets {
+            assert!(!content.contains(secret), "{path} tells what is in {origin}");
+        }
+    }
+}
+
+/// Texts that are secret, by where they stand: tokens, keys, and what is in Secrets.
+fn secrets(lab: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![lab.join("data"), lab.join("kubeconfig")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if ["token", "key"].iter().any(|end| name.ends_with(end)) || name.ends_with(".yaml") {
+                let content = fs::read_to_string(&path).unwrap();
+                let lines = content.lines().map(|l| l.trim());
+                let secret = |l: &&str| match name.ends_with(".yaml") {
+                    true => l.starts_with("token:") || l.starts_with("client-key-data:"),
+                    false => !l.starts_with("-----"),
+                };
+                let words = lines.filter(secret).filter_map(|l| l.split(' ').next_back());
+                found.extend(words.map(|w| (path.display().to_string(), w.to_owned())));
+            }
+        }
+    }
+    strait_daemon::client::install_crypto();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for cluster in ["blue", "broker"] {
+        use k8s_openapi::api::core::v1::Secret;
+        let path = lab.join("kubeconfig").join(format!("{cluster}.yaml"));
+        let secrets = runtime.block_on(async {
+            let client = strait_daemon::client::connect(Some(&path)).await.unwrap();
+            kube::Api::<Secret>::all(client)
+                .list(&Default::default())
+                .await
+                .unwrap()
+        });
+        for secret in secrets {
+            for (key, value) in secret.data.unwrap_or_default() {
+                let encoded = serde_json::to_string(&value)
+                    .unwrap()
+                    .trim_matches('"')
+                    .to_owned();
+                // What is public in there (certificates, names of namespaces) is short or in PEM.
+                let value = text(&value.0);
+                if value.len() >= 20 && !value.contains("BEGIN CERTIFICATE") && !value.starts_with("http") {
+                    let origin = format!("Secret {:?} of {cluster}, {key}", secret.metadata.name);
+                    found.push((origin.clone(), value));
+                    found.push((origin, encoded));
+                }
+            }
+        }
+    }
+    found.retain(|(_, secret)| secret.len() >= 16);
+    found
 }
 
 fn alive(pid: i64) -> bool {
@@ -435,6 +552,10 @@ fn a_lab_whose_supervisor_was_killed_is_cleaned_up() {
         processes_with(&labs.dir("dead")).is_empty()
     });
     assert!(labs.fails("dead", &["status"]).contains("was killed"));
+    // What is left still makes a snapshot.
+    let archive = labs.runtime.path().join("dead.tar.gz");
+    labs.ok("dead", &["snapshot", "-o", archive.to_str().unwrap()]);
+    assert!(fs::metadata(&archive).unwrap().len() > 1000);
     labs.ok("dead", &["down"]);
     assert!(!labs.dir("dead").exists());
 }

@@ -13,7 +13,7 @@ use crate::control::{self, PodRequest, Request, Response};
 use crate::demo::{self, DemoArgs};
 use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
-use crate::{config, enter, start, status};
+use crate::{config, enter, snapshot, start, status};
 
 /// Clusters on this machine.
 #[derive(Debug, Parser)]
@@ -99,6 +99,12 @@ enum Command {
         /// The signal: a name such as KILL or TERM, or a number
         #[arg(long, short, default_value = "KILL", value_parser = parse_signal)]
         signal: i32,
+    },
+    /// Write all state of a lab into one archive, for a bug report; secrets are left out
+    Snapshot {
+        /// The archive [default: strait-lab-NAME-TIME.tar.gz]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Take a lab down; there need not be one
     Down {
@@ -227,6 +233,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             control::ask(&dir, &Request::Kill { process, signal })?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Snapshot { output } => snapshot::run(&dir, output),
         Command::Down { all: true } => {
             for dir in dir::all()? {
                 start::down(&dir)?;

@@ -23,6 +23,7 @@ mod objects;
 mod podfiles;
 mod processes;
 mod sandbox;
+mod snapshot;
 mod space;
 mod start;
 mod status;

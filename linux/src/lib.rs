@@ -9,6 +9,7 @@
 
 pub mod conntrack;
 mod error;
+pub mod inspect;
 mod kernel;
 pub mod link;
 pub mod mounts;

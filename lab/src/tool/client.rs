@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -94,6 +94,34 @@ pub(super) fn get(server: &str, source: Option<IpAddr>, timeout: Duration) -> Re
         client_ip: header("x-client-ip"),
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// What a daemon on this machine serves as metrics at an address that it listens on.
+pub(super) fn metrics(listen: SocketAddr) -> Result<String> {
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let server = SocketAddr::new(ip, listen.port());
+    let mut socket = connect(server, None, TIMEOUT)?;
+    write!(
+        socket,
+        "GET /metrics HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    socket
+        .take(16 << 20)
+        .read_to_string(&mut answer)
+        .with_context(|| format!("{server} did not answer within {TIMEOUT:?}"))?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
+        _ => bail!(
+            "{server} answered {:?}",
+            answer.lines().next().unwrap_or_default()
+        ),
+    }
 }
 
 /// Says something over UDP, again every 200 ms until it is answered: a datagram may be lost.

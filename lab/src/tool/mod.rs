@@ -77,6 +77,14 @@ enum Tool {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         count: u32,
     },
+    /// Print what the kernel holds in this network namespace
+    Inspect,
+    /// Print the metrics of the daemon whose container this is
+    Metrics {
+        /// Where it serves them
+        #[arg(long, env = "STRAIT_METRICS_LISTEN")]
+        listen: SocketAddr,
+    },
     /// Look a name up, as any program does
     Lookup { name: String },
     /// Ask a DNS server
@@ -133,6 +141,8 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             print(&client::send(server, common.source, duration, common.timeout())?)?;
         }
         Tool::Noise { target, count } => print(&noise::noise(target, count)?)?,
+        Tool::Inspect => print!("{}", strait_linux::inspect::everything()?),
+        Tool::Metrics { listen } => print!("{}", client::metrics(listen)?),
         Tool::Lookup { name } => print(&resolve::lookup(&name)?)?,
         Tool::Resolve {
             name,
