@@ -1,5 +1,6 @@
 //! What all requests share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) max_body: usize,
     /// Time for it.
     pub(crate) body_time: Duration,
+    /// The data directory.
+    pub(crate) dir: Option<PathBuf>,
 }
 
 /// What all requests share.

@@ -27,6 +27,9 @@ pub enum Error {
     /// A manifest cannot be loaded.
     #[error("a manifest cannot be loaded: {0}")]
     Manifest(String),
+    /// A backup cannot be made or used.
+    #[error("the backup cannot be used: {0}")]
+    Backup(String),
     /// A setting is wrong.
     #[error("the configuration is wrong: {0}")]
     Config(String),

@@ -1,7 +1,7 @@
 //! Small files in the data directory, and how many files may be open.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -71,4 +71,13 @@ pub fn allow_many_connections() {
     if let Err(e) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(error = %e, "the limit on open files cannot be raised: fewer connections can be served");
     }
+}
+
+/// Makes a directory that only its owner may enter, if it is not there.
+pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| fail(dir, "made", e))
 }

@@ -23,6 +23,7 @@ mod api;
 mod apply;
 mod audit;
 mod auth;
+pub mod backup;
 mod builtin;
 mod catalog;
 mod config;

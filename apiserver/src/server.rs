@@ -1,8 +1,7 @@
 //! Starting, serving and stopping.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,7 @@ use crate::http::{Peer, Service};
 use crate::limits::{Gate, Place, Places};
 use crate::patient::Patient;
 use crate::rest::shared::{FIRST_STATE, Initials, Lines};
-use crate::store::{Location, Store};
+use crate::store::{Location, STORE_FILE, Store};
 use crate::tls::identity::identity;
 use crate::tls::rotate::Rotating;
 use crate::{controllers, files, manifests};
@@ -63,13 +62,13 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let dir = match &config.data {
             Data::Directory(dir) => {
-                make_private(dir)?;
+                files::make_private(dir)?;
                 Some(dir.clone())
             }
             Data::Memory => None,
         };
         let location = match &dir {
-            Some(dir) => Location::File(dir.join("store.redb")),
+            Some(dir) => Location::File(dir.join(STORE_FILE)),
             None => Location::Memory,
         };
         let window = config.window;
@@ -95,6 +94,7 @@ impl Server {
                 version: config.version.clone(),
                 max_body: config.max_body,
                 body_time: config.limits.body_time,
+                dir: dir.clone(),
             },
             gate: Gate::new(&config.limits),
             audit: config.audit.map(Log::start).transpose()?,
@@ -216,19 +216,6 @@ pub fn kubeconfig(url: &str, ca_pem: &str, user: &str, token: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\nclusters:\n- name: strait\n  cluster:\n    server: {url}\n    certificate-authority-data: {ca}\nusers:\n- name: {user}\n  user:\n    token: {token}\ncontexts:\n- name: strait\n  context:\n    cluster: strait\n    user: {user}\ncurrent-context: strait\n"
     )
-}
-
-fn make_private(dir: &Path) -> Result<(), Error> {
-    let fail = |e| Error::File {
-        path: PathBuf::from(dir),
-        what: "made".into(),
-        source: e,
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(fail)
 }
 
 fn admin_token(given: Option<String>, dir: Option<&Path>) -> Result<String, Error> {

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use strait_api::names::BROKER_NAMESPACE;
-use strait_apiserver::{Config, Data, Server, Tls};
+use strait_apiserver::{Config, Data, Server, Tls, allow_many_connections};
 use strait_core::admission;
 use strait_daemon::{CommonArgs, Shutdown, Status};
 
@@ -41,6 +41,7 @@ pub(crate) async fn run(args: ServeArgs, kubeconfig: Option<PathBuf>) -> anyhow:
     status.serve(&common, &shutdown).await?;
     let settings = settings(&args)?;
     if args.standalone {
+        allow_many_connections();
         let running = Standalone::start(&args).await?;
         let ready = status.clone();
         let url = running.url.clone();

@@ -52,6 +52,14 @@ impl Addresses {
         }
     }
 
+    /// Notes that a service is gone.
+    pub(crate) fn abandon(&self, service: &Value) {
+        let mut map = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        for ip in addresses(service) {
+            map.remove(&ip);
+        }
+    }
+
     fn take(&self, ip: IpAddr, owner: &str) -> bool {
         let mut map = self.taken.lock().unwrap_or_else(|e| e.into_inner());
         match map.get(&ip) {

@@ -4,7 +4,7 @@ mod health;
 mod held;
 pub(crate) mod negotiate;
 pub(crate) mod query;
-mod receive;
+pub(crate) mod receive;
 mod resource;
 pub(crate) mod respond;
 pub(crate) mod target;
@@ -26,6 +26,7 @@ use crate::api::Api;
 use crate::audit::Entry;
 use crate::auth::User;
 use crate::auth::rbac::Attributes;
+use crate::backup;
 use crate::rest::decode;
 use crate::rest::watch::Watcher;
 use crate::status::{ApiError, ApiResult};
@@ -227,6 +228,9 @@ where
                 && let Some(response) = health::serve(api, &path, &query).await
             {
                 return Ok(response);
+            }
+            if let Some(answer) = backup::serve(api, &user, &parts.method, &path, body).await {
+                return answer;
             }
             return Ok(plain(api, &parts.method, &path, &parts.headers));
         }

@@ -15,7 +15,7 @@ const DROPPED: usize = 32 << 20;
 const DROP_TIME: Duration = Duration::from_secs(10);
 
 /// Reads a body.
-pub(super) async fn body<B>(body: B, limit: usize, time: Duration) -> ApiResult<Bytes>
+pub(crate) async fn body<B>(body: B, limit: usize, time: Duration) -> ApiResult<Bytes>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -15,10 +15,11 @@ mod tests;
 mod writer;
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, mpsc};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
@@ -182,6 +183,47 @@ pub(crate) struct TooOld {
     pub(crate) floor: u64,
 }
 
+/// Name of the store's file in a data directory.
+pub(crate) const STORE_FILE: &str = "store.redb";
+
+/// What a replacement of all objects did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    /// Objects that were made or changed.
+    pub(crate) written: usize,
+    /// Objects that were removed.
+    pub(crate) removed: usize,
+    /// Objects that were the same.
+    pub(crate) kept: usize,
+}
+
+/// Makes a store's file that holds these objects, at this version. All of it comes to be, or nothing.
+pub(crate) fn make(path: &Path, objects: Vec<(String, Bytes)>, rv: u64) -> Result<(), String> {
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{} cannot be removed: {e}", new.display()));
+        }
+        _ => {}
+    }
+    let (mut disk, _) = disk::Disk::open(&new)?;
+    let changes: Vec<_> = objects
+        .into_iter()
+        .map(|(resource, json)| {
+            let stored = Stored::from_json(json)?;
+            let path = format!("{resource}/{}", stored.key);
+            Ok(disk::Change::Put(path, stored.json))
+        })
+        .collect::<Result<_, String>>()?;
+    disk.commit(&changes, &HashMap::new(), rv)?;
+    drop(disk);
+    std::fs::rename(&new, path).map_err(|e| format!("{} cannot be made: {e}", path.display()))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| format!("{} cannot be written: {e}", dir.display()))
+}
+
 /// Where the objects are kept.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
@@ -195,6 +237,11 @@ type Answer = oneshot::Sender<Result<Arc<Stored>, WriteError>>;
 
 enum Job {
     Write(Write, Answer),
+    /// Make the objects these, each of a resource.
+    Replace(
+        Vec<(String, Bytes)>,
+        oneshot::Sender<Result<Replaced, WriteError>>,
+    ),
     /// Say that the writer works.
     Ping(oneshot::Sender<()>),
     #[cfg(test)]
@@ -408,6 +455,29 @@ impl Store {
         let (answer, wait) = oneshot::channel();
         let gone = || WriteError::Storage("the store has been shut down".into());
         self.jobs.send(Job::Write(write, answer)).map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?
+    }
+
+    /// Everything that there is, at one version.
+    pub(crate) fn snapshot_all(&self) -> (u64, Vec<(Arc<str>, Objects)>) {
+        let state = self.read();
+        let mut all: Vec<_> = state
+            .resources
+            .iter()
+            .map(|(name, r)| (name.clone(), r.objects.clone()))
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        (state.rv, all)
+    }
+
+    /// Makes the objects these, as one write: what is the same stays as it is, the rest changes at new
+    /// versions.
+    pub(crate) async fn replace(&self, objects: Vec<(String, Bytes)>) -> Result<Replaced, WriteError> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || WriteError::Storage("the store has been shut down".into());
+        self.jobs
+            .send(Job::Replace(objects, answer))
+            .map_err(|_| gone())?;
         wait.await.map_err(|_| gone())?
     }
 

@@ -4,8 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use serde_json::Value;
+
 use super::disk::{self, Disk};
-use super::{Answer, Change, Event, Job, Key, Op, State, Stored, Window, Write, WriteError, object_key};
+use super::{
+    Answer, Change, Event, Job, Key, Op, Replaced, State, Stored, Window, Write, WriteError, object_key,
+};
 
 /// Writes that share one sync, at most.
 const BATCH: usize = 256;
@@ -57,11 +62,16 @@ impl Writer {
             }
             let mut batch = Vec::new();
             let mut pings = Vec::new();
+            let mut replace = None;
             let mut close = None;
             while let Some(job) = next {
                 match job {
                     Job::Write(write, answer) => batch.push((write, answer)),
                     Job::Ping(answer) => pings.push(answer),
+                    Job::Replace(objects, answer) => {
+                        replace = Some((objects, answer));
+                        break;
+                    }
                     Job::Close(answer) => {
                         close = Some(answer);
                         break;
@@ -76,8 +86,11 @@ impl Writer {
                 };
             }
             self.batch(batch);
+            if let Some((objects, answer)) = replace {
+                // Whoever asked may have stopped waiting, here and below.
+                let _ = answer.send(self.replace(objects));
+            }
             for answer in pings {
-                // Whoever asked may have stopped waiting.
                 let _ = answer.send(());
             }
             if self.swept.elapsed() >= SWEEP.min(self.window.age) {
@@ -122,27 +135,109 @@ impl Writer {
         if done.is_empty() {
             return;
         }
+        let (done, answers): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        match self.commit(done) {
+            Ok(objects) => {
+                for (answer, object) in answers.into_iter().zip(objects) {
+                    let _ = answer.send(Ok(object));
+                }
+            }
+            Err(e) => {
+                for answer in answers {
+                    let _ = answer.send(Err(WriteError::Storage(e.clone())));
+                }
+            }
+        }
+    }
+
+    /// Writes changes down, and then shows them.
+    fn commit(&mut self, done: Vec<Done>) -> Result<Vec<Arc<Stored>>, String> {
         if let Err(e) = self.persist(&done) {
             tracing::debug!(error = %e, writes = done.len(), "a batch of writes was refused by the disk");
-            for (d, answer) in done {
-                self.unsure
-                    .insert((d.key.resource.clone(), object_key(&d.key.namespace, &d.key.name)));
-                let _ = answer.send(Err(WriteError::Storage(e.clone())));
+            for d in done {
+                let key = d.event.object.key.to_string();
+                self.unsure.insert((d.key.resource, key));
             }
-            return;
+            return Err(e);
         }
-        let mut answers = Vec::with_capacity(done.len());
+        let objects = done.iter().map(|d| d.event.object.clone()).collect();
+        let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
+        for d in done {
+            apply(&mut state, &self.window, d);
+        }
+        Ok(objects)
+    }
+
+    fn replace(&mut self, objects: Vec<(String, Bytes)>) -> Result<Replaced, WriteError> {
+        let mut wanted: HashMap<Key, Value> = HashMap::new();
+        for (resource, json) in objects {
+            let stored = Stored::from_json(json).map_err(WriteError::Storage)?;
+            let value = stored.value();
+            let key = Key {
+                resource: resource.into(),
+                namespace: stored.namespace,
+                name: stored.name,
+            };
+            if let Some(twice) = wanted.insert(key, value) {
+                let why = format!("an object is there twice: {}", twice["metadata"]["name"]);
+                return Err(WriteError::Storage(why));
+            }
+        }
+        let mut present = Vec::new();
         {
-            let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
-            for (d, answer) in done {
-                let object = d.event.object.clone();
-                apply(&mut state, &self.window, d);
-                answers.push((answer, object));
+            let state = self.state.read().unwrap_or_else(|e| e.into_inner());
+            for (resource, r) in &state.resources {
+                present.extend(r.objects.from("").map(|o| (resource.clone(), o.clone())));
             }
         }
-        for (answer, object) in answers {
-            let _ = answer.send(Ok(object));
+        let mut replaced = Replaced::default();
+        let mut writes = Vec::new();
+        for (resource, object) in present {
+            let key = Key {
+                resource,
+                namespace: object.namespace.clone(),
+                name: object.name.clone(),
+            };
+            let op = match wanted.remove(&key) {
+                None => {
+                    replaced.removed += 1;
+                    Op::Delete
+                }
+                Some(value) if same(&value, &object.value()) => {
+                    replaced.kept += 1;
+                    continue;
+                }
+                Some(value) => {
+                    replaced.written += 1;
+                    Op::Put(value)
+                }
+            };
+            writes.push(Write {
+                key,
+                expect: Some(object.rv),
+                op,
+            });
         }
+        // In the order of their keys: a namespace's objects come together, and every time alike.
+        let mut new: Vec<(Key, Value)> = wanted.into_iter().collect();
+        new.sort_by(|(a, _), (b, _)| {
+            (&a.resource, &a.namespace, &a.name).cmp(&(&b.resource, &b.namespace, &b.name))
+        });
+        replaced.written += new.len();
+        writes.extend(new.into_iter().map(|(key, value)| Write {
+            key,
+            expect: None,
+            op: Op::Put(value),
+        }));
+        let mut overlay = HashMap::new();
+        let done = writes
+            .into_iter()
+            .map(|write| self.prepare(write, &mut overlay))
+            .collect::<Result<Vec<_>, _>>()?;
+        if !done.is_empty() {
+            self.commit(done).map_err(WriteError::Storage)?;
+        }
+        Ok(replaced)
     }
 
     fn prepare(
@@ -202,7 +297,7 @@ impl Writer {
         })
     }
 
-    fn persist(&mut self, done: &[(Done, Answer)]) -> Result<(), String> {
+    fn persist(&mut self, done: &[Done]) -> Result<(), String> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let mut changes = Vec::with_capacity(done.len() + self.unsure.len());
         let mut lasts: HashMap<&str, u64> = HashMap::new();
@@ -217,7 +312,7 @@ impl Writer {
                 });
             }
         }
-        for (d, _) in done {
+        for d in done {
             let path = format!("{}/{}", d.key.resource, d.event.object.key);
             changes.push(match d.event.change {
                 Change::Deleted => disk::Change::Remove(path),
@@ -229,6 +324,18 @@ impl Writer {
         self.unsure.clear();
         Ok(())
     }
+}
+
+/// Whether two states of an object differ in their versions at most.
+fn same(a: &Value, b: &Value) -> bool {
+    let without = |v: &Value| {
+        let mut v = v.clone();
+        if let Some(meta) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.remove("resourceVersion");
+        }
+        v
+    };
+    without(a) == without(b)
 }
 
 impl super::Resource {
