@@ -178,17 +178,9 @@ pub fn selector(data: &[u8]) {
     let Ok(selector) = FieldSelector::parse(text, &["spec.nodeName", "spec.hostNetwork"]) else {
         return;
     };
-    let object = |name: &str| Stored {
-        rv: 1,
-        namespace: "demo".into(),
-        name: name.into(),
-        uid: String::new(),
-        labels: Vec::new(),
-        owners: Vec::new(),
-        deleting: false,
-        json: json!({"metadata": {"name": name}, "spec": {"nodeName": "y"}})
-            .to_string()
-            .into(),
+    let object = |name: &str| {
+        let value = json!({"metadata": {"namespace": "demo", "name": name}, "spec": {"nodeName": "y"}});
+        Stored::from_value(value, 1).expect("it has metadata")
     };
     if let Some(name) = selector.name() {
         let other = format!("{name}x");
