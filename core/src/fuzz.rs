@@ -16,7 +16,7 @@ use strait_api::{ClusterId, PublicKey};
 
 use crate::admission::MAX_PREFIXES;
 use crate::clusterset::{Clusterset, Record, Records, overlap, view};
-use crate::kernel::{Action, Element, NftTable, RouteKind};
+use crate::kernel::{Element, NftTable, RouteKind};
 use crate::mirror::{Change, Inbox, Key, Kind, Spec, receive, verdicts};
 use crate::node::{Node, NodeInputs, Observed, VipPort, VipService, VipSlice, desired};
 use crate::services::{self, ExportRecord, Object, Step};
@@ -530,21 +530,13 @@ fn judge_node(set: &Clusterset, services: Vec<VipService>) {
         .flat_map(|r| r.pod_prefixes.clone())
         .chain(set.own.iter().flat_map(|o| o.cluster.pod_cidrs.clone()))
         .collect();
-    for target in table
-        .chains
-        .values()
-        .flat_map(|c| &c.rules)
-        .flat_map(|r| &r.actions)
-        .flat_map(targets)
-    {
-        assert!(pods.iter().any(|p| p.contains(&target)), "{target} is no pod");
-    }
-}
-
-fn targets(action: &Action) -> Vec<IpAddr> {
-    match action {
-        Action::BalanceRandom(list) | Action::BalanceBySource(list) => list.iter().map(|t| t.ip()).collect(),
-        _ => Vec::new(),
+    for element in table.sets.values().flat_map(|set| &set.elements) {
+        if let Element::Endpoint(.., target) = element {
+            assert!(
+                pods.iter().any(|p| p.contains(&target.ip())),
+                "{target} is no pod"
+            );
+        }
     }
 }
 

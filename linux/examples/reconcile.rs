@@ -1,7 +1,7 @@
 //! How long a large node takes to reconcile: `cargo run --release -p strait-linux --example reconcile`.
 //! Needs root or user namespaces; touches only a network namespace that it makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -52,7 +52,7 @@ fn large(changed: u32) -> KernelState {
         elements: prefixes.into_iter().collect(),
     };
     table.sets.insert("remote".into(), remote);
-    let vip = |n| Element::Vip(address(0x0a63_0000, n), Protocol::Tcp, 80, format!("service-{n}"));
+    let vip = |n| Element::Vip(address(0x0a63_0000, n), Protocol::Tcp, 80, "balance".into());
     let kind = SetKind::Vips(AddressFamily::V4);
     table.sets.insert(
         "vips".into(),
@@ -61,18 +61,31 @@ fn large(changed: u32) -> KernelState {
             elements: (0..SERVICES).map(vip).collect(),
         },
     );
+    let mut endpoints = BTreeSet::new();
     for n in 0..SERVICES {
         let shift = if n < changed { 1 } else { 0 };
+        let vip = address(0x0a63_0000, n);
         let target = |i| SocketAddr::new(address(0x0b00_0000, ENDPOINTS * n + i + shift), 8080);
-        let action = Action::BalanceRandom((0..ENDPOINTS).map(target).collect());
-        let rules = vec![Rule {
-            matches: vec![],
-            actions: vec![action],
-        }];
-        table
-            .chains
-            .insert(format!("service-{n}"), Chain { base: None, rules });
+        endpoints.extend((0..ENDPOINTS).map(|i| Element::Endpoint(vip, Protocol::Tcp, 80, i, target(i))));
     }
+    let balance = Action::Balance {
+        map: "endpoints".into(),
+        family: AddressFamily::V4,
+        count: ENDPOINTS,
+        by_source: false,
+    };
+    let rules = vec![Rule {
+        matches: vec![],
+        actions: vec![balance],
+    }];
+    table.chains.insert("balance".into(), Chain { base: None, rules });
+    table.sets.insert(
+        "endpoints".into(),
+        NftSet {
+            kind: SetKind::Endpoints(AddressFamily::V4),
+            elements: endpoints,
+        },
+    );
     let lookup = Action::VipLookup(AddressFamily::V4, "vips".into());
     let rules = vec![Rule {
         matches: vec![],

@@ -344,15 +344,14 @@ fn vips(state: &ActualState) -> BTreeSet<String> {
         .collect()
 }
 
-/// The digests of the chain that balances demo/web.
+/// Where demo/web's connections go.
 fn balancing(state: &ActualState) -> Vec<String> {
-    let chain = state
-        .nft
-        .as_ref()
-        .and_then(|t| t.chains.get("vip/demo/web/tcp/80/v4"));
-    chain
-        .map(|c| c.rules.iter().map(ToString::to_string).collect())
-        .unwrap_or_default()
+    let sets = state.nft.iter().flat_map(|t| t.sets.values());
+    let elements = sets.flat_map(|s| &s.elements);
+    elements
+        .filter(|e| matches!(e, Element::Endpoint(..)))
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]

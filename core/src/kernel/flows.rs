@@ -21,6 +21,17 @@ impl VipTargets {
     #[must_use]
     pub fn of(table: &NftTable) -> Self {
         let mut found = Self::default();
+        let mut numbered: BTreeMap<(&str, IpAddr, Protocol, u16), Vec<VipTarget>> = BTreeMap::new();
+        for (map, set) in &table.sets {
+            for element in &set.elements {
+                if let Element::Endpoint(vip, protocol, port, _, target) = element {
+                    numbered
+                        .entry((map, *vip, *protocol, *port))
+                        .or_default()
+                        .push(*target);
+                }
+            }
+        }
         for element in table.sets.values().flat_map(|set| &set.elements) {
             let Element::Vip(address, protocol, port, chain) = element else {
                 continue;
@@ -33,6 +44,9 @@ impl VipTargets {
                 .flat_map(|r| &r.actions);
             let targets = actions.flat_map(|action| match action {
                 Action::BalanceRandom(to) | Action::BalanceBySource(to) => to.as_slice(),
+                Action::Balance { map, .. } => numbered
+                    .get(&(map.as_str(), *address, *protocol, *port))
+                    .map_or(&[][..], Vec::as_slice),
                 _ => &[],
             });
             found

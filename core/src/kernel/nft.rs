@@ -57,6 +57,9 @@ pub enum SetKind {
     AddressPairs(AddressFamily),
     /// Destination address . protocol . destination port → chain to jump to.
     Vips(AddressFamily),
+    /// VIP . protocol . port . number of an endpoint → address . port of the endpoint. One map serves all
+    /// services: a map for each costs the kernel a search through all of them for each.
+    Endpoints(AddressFamily),
     /// Something else that was found under our table. Never wanted.
     Foreign,
 }
@@ -72,6 +75,8 @@ pub enum Element {
     Pair(IpAddr, IpAddr),
     /// Of [`SetKind::Vips`]: the VIP, its protocol and port, and the chain that balances it.
     Vip(IpAddr, Protocol, u16, String),
+    /// Of [`SetKind::Endpoints`]: the VIP, its protocol and port, the endpoint's number, and where it is.
+    Endpoint(IpAddr, Protocol, u16, u32, VipTarget),
 }
 
 /// A transport protocol.
@@ -255,6 +260,18 @@ pub enum Action {
     BalanceRandom(Vec<VipTarget>),
     /// Translate the destination to one of these, by a hash of the source address (client affinity).
     BalanceBySource(Vec<VipTarget>),
+    /// Translate the destination, a VIP, to one of its endpoints in an [`SetKind::Endpoints`] map. The rule
+    /// says nothing of the VIP itself: all VIPs with as many endpoints share it.
+    Balance {
+        /// The map.
+        map: String,
+        /// Its family.
+        family: AddressFamily,
+        /// How many endpoints the VIP has there, numbered from 0; at least one.
+        count: u32,
+        /// Whether a client stays with its endpoint.
+        by_source: bool,
+    },
     /// Set the packet mark: `(mark & !mask) | value`.
     SetMark {
         /// Bits to set.

@@ -469,9 +469,22 @@ fn nft<R: Digested>(desired: &NftTable, actual: Option<&NftTable<R>>) -> Vec<Nft
             })
         })
     };
-    ops.extend(elements(false));
+    // Endpoints are there before a rule counts on them, and go when none does any more.
+    let (endpoints, others): (Vec<_>, Vec<_>) = elements(false).partition(|op| {
+        matches!(
+            op,
+            NftOp::SetElements {
+                kind: SetKind::Endpoints(_),
+                ..
+            }
+        )
+    });
+    let (before, after): (Vec<_>, Vec<_>) = endpoints.into_iter().map(without_gaps).unzip();
+    ops.extend(others);
+    ops.extend(before.into_iter().flatten());
     ops.extend(fill(false));
     ops.extend(elements(true));
+    ops.extend(after.into_iter().flatten());
     ops.extend(fill(true));
     for name in found.sets.keys().filter(|name| !desired.sets.contains_key(*name)) {
         ops.push(NftOp::RemoveSet { name: name.clone() });
@@ -484,6 +497,37 @@ fn nft<R: Digested>(desired: &NftTable, actual: Option<&NftTable<R>>) -> Vec<Nft
         ops.push(NftOp::RemoveChain { name: name.clone() });
     }
     ops
+}
+
+/// Parts a change of a map of endpoints into what comes or changes its place, and what only goes.
+fn without_gaps(op: NftOp) -> (Option<NftOp>, Option<NftOp>) {
+    let NftOp::SetElements {
+        set,
+        kind,
+        remove,
+        add,
+    } = op
+    else {
+        return (Some(op), None);
+    };
+    let place = |e: &Element| match e {
+        Element::Endpoint(vip, protocol, port, number, _) => Some((*vip, *protocol, *port, *number)),
+        _ => None,
+    };
+    let filled: BTreeSet<_> = add.iter().filter_map(place).collect();
+    let (changes, goes): (BTreeSet<_>, BTreeSet<_>) = remove
+        .into_iter()
+        .partition(|e| place(e).is_some_and(|place| filled.contains(&place)));
+    let part = |remove: BTreeSet<Element>, add: BTreeSet<Element>| {
+        let some = !remove.is_empty() || !add.is_empty();
+        some.then(|| NftOp::SetElements {
+            set: set.clone(),
+            kind,
+            remove,
+            add,
+        })
+    };
+    (part(changes, add), part(goes, BTreeSet::new()))
 }
 
 impl fmt::Display for Plan {

@@ -45,6 +45,7 @@ impl Display for SetKind {
             Self::Addresses(family) => write!(f, "{family} addresses"),
             Self::AddressPairs(family) => write!(f, "{family} source . destination"),
             Self::Vips(family) => write!(f, "{family} VIP . protocol . port to chain"),
+            Self::Endpoints(family) => write!(f, "{family} VIP . protocol . port . number to endpoint"),
             Self::Foreign => f.write_str("not ours"),
         }
     }
@@ -58,6 +59,9 @@ impl Display for Element {
             Self::Pair(source, destination) => write!(f, "{source} . {destination}"),
             Self::Vip(address, protocol, port, chain) => {
                 write!(f, "{address} . {protocol} . {port} : jump {chain}")
+            }
+            Self::Endpoint(vip, protocol, port, number, target) => {
+                write!(f, "{vip} . {protocol} . {port} . {number} : {target}")
             }
         }
     }
@@ -184,6 +188,15 @@ impl Display for Action {
             Self::BalanceBySource(to) => {
                 f.write_str("dnat by source to ")?;
                 targets(f, to)
+            }
+            Self::Balance {
+                map,
+                family,
+                count,
+                by_source,
+            } => {
+                let how = if *by_source { "by source" } else { "at random" };
+                write!(f, "dnat {family} {how} to one of {count} in @{map}")
             }
             Self::SetMark { value, mask } => write!(f, "mark set mark & !{mask:#x} | {value:#x}"),
         }

@@ -13,6 +13,7 @@ use crate::kernel::{
 /// Pairs of equal addresses: a pod that was balanced to itself.
 pub(super) const HAIRPIN: &str = "hairpin";
 const VIPS: &str = "vips";
+const ENDPOINTS: &str = "endpoints";
 /// Just before kube-proxy's chains.
 const PRIORITY: i32 = -101;
 
@@ -21,6 +22,7 @@ const PRIORITY: i32 = -101;
 pub(super) struct Services {
     vips: BTreeSet<Element>,
     hairpins: BTreeSet<IpAddr>,
+    endpoints: BTreeSet<Element>,
     chains: BTreeMap<String, Chain>,
 }
 
@@ -123,35 +125,33 @@ impl Services {
         };
         self.hairpins
             .extend(targets.iter().map(SocketAddr::ip).filter(local));
-        let name = chain_name(service, vip, port);
-        let targets: Vec<SocketAddr> = targets.into_iter().collect();
-        let action = if service.by_source {
-            Action::BalanceBySource(targets)
-        } else {
-            Action::BalanceRandom(targets)
+        let family = family_of(vip);
+        let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+        let name = chain_name(family, count, service.by_source);
+        let balance = Action::Balance {
+            map: set_name(ENDPOINTS, family),
+            family,
+            count,
+            by_source: service.by_source,
         };
         let chain = Chain {
             base: None,
-            rules: vec![rule([], [action])],
+            rules: vec![rule([], [balance])],
         };
         self.chains.entry(name.clone()).or_insert(chain);
+        let numbered = (0u32..).zip(targets);
+        self.endpoints.extend(
+            numbered.map(|(number, target)| Element::Endpoint(vip, port.protocol, port.port, number, target)),
+        );
         self.vips
             .insert(Element::Vip(vip, port.protocol, port.port, name));
     }
 }
 
-/// `/` stands neither in a namespace nor in a name, so no two services share a chain.
-fn chain_name(service: &VipService, vip: IpAddr, port: &VipPort) -> String {
-    let protocol = match port.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    };
-    let family = if vip.is_ipv4() { "v4" } else { "v6" };
-    format!(
-        "vip/{}/{}/{protocol}/{}/{family}",
-        service.namespace, service.name, port.port
-    )
+/// All VIPs with as many endpoints share a chain.
+fn chain_name(family: AddressFamily, count: u32, by_source: bool) -> String {
+    let how = if by_source { "by-source" } else { "at-random" };
+    set_name(&format!("balance-{how}-{count}"), family)
 }
 
 /// Puts the balancing into the table.
@@ -162,6 +162,14 @@ pub(super) fn add(
     chains: &mut BTreeMap<String, Chain>,
 ) {
     for family in FAMILIES {
+        let of_family = |e: &&Element| matches!(e, Element::Endpoint(vip, ..) if family_of(*vip) == family);
+        sets.insert(
+            set_name(ENDPOINTS, family),
+            NftSet {
+                kind: SetKind::Endpoints(family),
+                elements: services.endpoints.iter().filter(of_family).cloned().collect(),
+            },
+        );
         let elements = services
             .vips
             .iter()

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use strait_core::kernel::{ChainKind, Hook, NFT_TABLE, NftOp};
+use strait_core::kernel::{ChainKind, Hook, NFT_TABLE, NftOp, SetKind};
 
 use super::{
     ACCEPT, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DEL_CHAIN, DEL_RULE, DEL_TABLE,
@@ -218,6 +218,12 @@ fn encode_one(table: &str, op: &NftOp, next_id: &mut u32) -> Result<Vec<Vec<Mess
             }
         }
         NftOp::RemoveSet { name } => one(set::remove_set(table, name)),
+        NftOp::SetElements {
+            set,
+            kind: kind @ (SetKind::Vips(_) | SetKind::Endpoints(_)),
+            remove,
+            add,
+        } => set::change_map(table, set, *kind, remove, add).map_err(invalid),
         NftOp::SetElements {
             set,
             kind,

@@ -67,6 +67,13 @@ pub(super) fn modules(rule: &Rule) -> impl Iterator<Item = &'static &'static str
         Action::Masquerade => &["nft_masq"],
         Action::BalanceRandom(_) => &["nft_numgen", "nft_nat"],
         Action::BalanceBySource(_) => &["nft_hash", "nft_nat"],
+        Action::Balance { by_source, .. } => {
+            if *by_source {
+                &["nft_hash", "nft_nat"]
+            } else {
+                &["nft_numgen", "nft_nat"]
+            }
+        }
         _ => &[],
     });
     by_match.chain(by_action).flatten()
@@ -281,10 +288,7 @@ impl Writer<'_, '_> {
             }
             Action::VipLookup(family, map) => {
                 self.family(*family);
-                let address = words(*family);
-                self.out.destination(*family, 0);
-                self.out.meta(META_L4PROTO, address);
-                self.out.payload(TRANSPORT_HEADER, 2, 2, address + 1);
+                self.vip(*family);
                 self.out.lookup(&SetName::Named(map), 0, Into::Verdict, false);
             }
             Action::BalanceRandom(targets) => {
@@ -302,6 +306,12 @@ impl Writer<'_, '_> {
                 }
                 self.translate(family, targets);
             }
+            Action::Balance {
+                map,
+                family,
+                count,
+                by_source,
+            } => self.balance(map, *family, *count, *by_source)?,
             Action::SetMark { value, mask } => {
                 self.out.meta(META_MARK, 0);
                 self.out.bitwise(0, &(!mask).to_ne_bytes(), &value.to_ne_bytes());
@@ -309,6 +319,14 @@ impl Writer<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Loads destination . protocol . destination port from word 0 on.
+    fn vip(&mut self, family: AddressFamily) {
+        let address = words(family);
+        self.out.destination(family, 0);
+        self.out.meta(META_L4PROTO, address);
+        self.out.payload(TRANSPORT_HEADER, 2, 2, address + 1);
     }
 
     fn targets(&mut self, targets: &[SocketAddr]) -> Result<(AddressFamily, u32), String> {
@@ -328,6 +346,32 @@ impl Writer<'_, '_> {
             family,
             u32::try_from(targets.len()).map_err(|_| "too many endpoints".to_owned())?,
         ))
+    }
+
+    /// The VIP, protocol and port of the packet, and a number behind them, are the key.
+    fn balance(
+        &mut self,
+        map: &str,
+        family: AddressFamily,
+        count: u32,
+        by_source: bool,
+    ) -> Result<(), String> {
+        let address = words(family);
+        let number = address + 2;
+        self.family(family);
+        match count {
+            0 => return Err("there is no endpoint to balance over".into()),
+            1 => self.out.immediate(number, &0u32.to_ne_bytes()),
+            _ if by_source => {
+                self.out.source(family, 0);
+                self.out.hash(0, address * 4, count, number);
+            }
+            _ => self.out.random(count, number),
+        }
+        self.vip(family);
+        self.out.lookup(&SetName::Named(map), 0, Into::Word(0), false);
+        self.out.nat(false, family, 0, Some(address));
+        Ok(())
     }
 
     /// Translates the destination to the target whose number is in word 0, or to the only one.

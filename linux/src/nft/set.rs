@@ -3,8 +3,8 @@
 //! Interval sets hold the two ends of each range as elements of their own; the end must be given
 //! explicitly, or the kernel refuses the next range as overlapping.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use strait_core::kernel::{AddressFamily, Element, Protocol, SetKind};
@@ -100,6 +100,12 @@ fn shape(kind: SetKind) -> Option<Shape> {
             let key = types::concat(&[of, types::PROTOCOL, types::PORT]);
             shape(key, length + 8, FLAG_MAP, Some((types::VERDICT, 0)))
         }
+        SetKind::Endpoints(family) => {
+            let (of, length) = address_type(family);
+            let data = (types::concat(&[of, types::PORT]), length + 4);
+            let key = types::concat(&[of, types::PROTOCOL, types::PORT, types::INTEGER]);
+            shape(key, length + 12, FLAG_MAP, Some(data))
+        }
         SetKind::Foreign => None,
     }
 }
@@ -171,7 +177,7 @@ pub(super) fn numbered_targets(
     table: &str,
     id: u32,
     family: AddressFamily,
-    targets: &[std::net::SocketAddr],
+    targets: &[SocketAddr],
 ) -> Vec<Message> {
     let (of, length) = address_type(family);
     let shape = Shape {
@@ -182,15 +188,10 @@ pub(super) fn numbered_targets(
         host_order: true,
     };
     let size = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    let elements = (0u32..).zip(targets).map(|(n, target)| {
-        let mut data = bytes(target.ip());
-        data.extend_from_slice(&target.port().to_be_bytes());
-        data.extend_from_slice(&[0, 0]);
-        Raw {
-            key: n.to_ne_bytes().to_vec(),
-            end: false,
-            data: Some(Data::Value(data)),
-        }
+    let elements = (0u32..).zip(targets).map(|(n, target)| Raw {
+        key: n.to_ne_bytes().to_vec(),
+        end: false,
+        data: Some(Data::Value(endpoint(target))),
     });
     let mut messages = vec![set_message(table, ANONYMOUS_MAP, id, Some(size), &shape)];
     messages.extend(element_messages(
@@ -201,6 +202,14 @@ pub(super) fn numbered_targets(
         elements,
     ));
     messages
+}
+
+/// Address . port, as a register holds them.
+fn endpoint(target: &SocketAddr) -> Vec<u8> {
+    let mut data = bytes(target.ip());
+    data.extend_from_slice(&target.port().to_be_bytes());
+    data.extend_from_slice(&[0, 0]);
+    data
 }
 
 enum Data {
@@ -220,6 +229,14 @@ fn number(protocol: Protocol) -> u8 {
         Protocol::Udp => 17,
         Protocol::Sctp => 132,
     }
+}
+
+fn vip_key(address: IpAddr, protocol: Protocol, port: u16) -> Vec<u8> {
+    let mut key = bytes(address);
+    key.extend_from_slice(&[number(protocol), 0, 0, 0]);
+    key.extend_from_slice(&port.to_be_bytes());
+    key.extend_from_slice(&[0, 0]);
+    key
 }
 
 fn raw(element: &Element) -> Vec<Raw> {
@@ -248,15 +265,18 @@ fn raw(element: &Element) -> Vec<Raw> {
             key.extend(bytes(*destination));
             plain(key)
         }
-        Element::Vip(address, protocol, port, chain) => {
-            let mut key = bytes(*address);
-            key.extend_from_slice(&[number(*protocol), 0, 0, 0]);
-            key.extend_from_slice(&port.to_be_bytes());
-            key.extend_from_slice(&[0, 0]);
+        Element::Vip(address, protocol, port, chain) => vec![Raw {
+            key: vip_key(*address, *protocol, *port),
+            end: false,
+            data: Some(Data::Jump(chain.clone())),
+        }],
+        Element::Endpoint(address, protocol, port, number, target) => {
+            let mut key = vip_key(*address, *protocol, *port);
+            key.extend_from_slice(&number.to_ne_bytes());
             vec![Raw {
                 key,
                 end: false,
-                data: Some(Data::Jump(chain.clone())),
+                data: Some(Data::Value(endpoint(target))),
             }]
         }
     }
@@ -283,6 +303,9 @@ fn fits(kind: SetKind, element: &Element) -> bool {
             same(family, a.is_ipv4()) && same(family, b.is_ipv4())
         }
         (SetKind::Vips(family), Element::Vip(a, ..)) => same(family, a.is_ipv4()),
+        (SetKind::Endpoints(family), Element::Endpoint(a, .., target)) => {
+            same(family, a.is_ipv4()) && same(family, target.is_ipv4())
+        }
         _ => false,
     }
 }
@@ -306,6 +329,36 @@ pub(super) fn change_elements(
         None,
         elements.iter().flat_map(raw),
     ))
+}
+
+/// A change of a map, in pieces in each of which what takes another's place comes with what makes room
+/// for it.
+pub(super) fn change_map(
+    table: &str,
+    set: &str,
+    kind: SetKind,
+    remove: &BTreeSet<Element>,
+    add: &BTreeSet<Element>,
+) -> Result<Vec<Vec<Message>>, String> {
+    /// A piece stays below the longest attribute.
+    const PLACES: usize = 256;
+    let mut places: BTreeMap<Vec<u8>, [BTreeSet<Element>; 2]> = BTreeMap::new();
+    for (which, elements) in [remove, add].into_iter().enumerate() {
+        for element in elements {
+            let key = raw(element).into_iter().flat_map(|raw| raw.key).collect();
+            places.entry(key).or_default()[which].insert(element.clone());
+        }
+    }
+    let places: Vec<_> = places.into_values().collect();
+    let mut pieces = Vec::new();
+    for piece in places.chunks(PLACES) {
+        let all =
+            |which: usize| -> BTreeSet<Element> { piece.iter().flat_map(|p| p[which].clone()).collect() };
+        let mut messages = change_elements(table, false, set, kind, &all(0))?;
+        messages.extend(change_elements(table, true, set, kind, &all(1))?);
+        pieces.push(messages);
+    }
+    Ok(pieces)
 }
 
 fn element_messages(
@@ -352,7 +405,7 @@ fn write_element(list: &mut Message, element: &Raw) {
 
 /// The kind of a set as dumped; `None` for anonymous ones, which belong to rules.
 pub(super) fn parse_set(attributes: Attributes<'_>) -> Option<(String, SetKind)> {
-    const KINDS: [SetKind; 8] = [
+    const KINDS: [SetKind; 10] = [
         SetKind::Prefixes(AddressFamily::V4),
         SetKind::Prefixes(AddressFamily::V6),
         SetKind::Addresses(AddressFamily::V4),
@@ -361,6 +414,8 @@ pub(super) fn parse_set(attributes: Attributes<'_>) -> Option<(String, SetKind)>
         SetKind::AddressPairs(AddressFamily::V6),
         SetKind::Vips(AddressFamily::V4),
         SetKind::Vips(AddressFamily::V6),
+        SetKind::Endpoints(AddressFamily::V4),
+        SetKind::Endpoints(AddressFamily::V6),
     ];
     let flags = attributes.be32(SET_FLAGS).unwrap_or(0);
     if flags & FLAG_ANONYMOUS != 0 {
@@ -377,11 +432,12 @@ pub(super) fn parse_set(attributes: Attributes<'_>) -> Option<(String, SetKind)>
     Some((attributes.text(SET_NAME)?, kind.unwrap_or(SetKind::Foreign)))
 }
 
-/// One element as dumped: its key, whether it ends a range, the chain that it jumps to.
+/// One element as dumped: its key, whether it ends a range, the chain that it jumps to, its data.
 pub(super) struct Dumped {
     key: Vec<u8>,
     end: bool,
     chain: Option<String>,
+    data: Option<Vec<u8>>,
 }
 
 pub(super) fn parse_elements(attributes: Attributes<'_>) -> Vec<Dumped> {
@@ -394,6 +450,7 @@ pub(super) fn parse_elements(attributes: Attributes<'_>) -> Vec<Dumped> {
             key: value(element.nest(ELEMENT_KEY)?)?.to_vec(),
             end: element.be32(ELEMENT_FLAGS).unwrap_or(0) & INTERVAL_END != 0,
             chain: element.nest(ELEMENT_DATA).and_then(jump_target),
+            data: element.nest(ELEMENT_DATA).and_then(value).map(<[u8]>::to_vec),
         })
     })
     .collect()
@@ -416,6 +473,7 @@ pub(super) fn members(kind: SetKind, mut dumped: Vec<Dumped>) -> Option<BTreeSet
             })
             .collect(),
         SetKind::Vips(_) => dumped.into_iter().map(vip).collect(),
+        SetKind::Endpoints(_) => dumped.iter().map(numbered_endpoint).collect(),
         SetKind::Prefixes(_) => {
             // A range's end sorts before the start of the range that follows at once.
             dumped.sort_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
@@ -467,15 +525,25 @@ fn prefix(from: IpAddr, to: IpAddr) -> Option<IpNet> {
 }
 
 fn vip(dumped: Dumped) -> Option<Element> {
-    let (address, rest) = dumped.key.split_at_checked(dumped.key.len().checked_sub(8)?)?;
+    let (address, protocol, port) = vip_of(&dumped.key)?;
+    Some(Element::Vip(address, protocol, port, dumped.chain?))
+}
+
+fn vip_of(key: &[u8]) -> Option<(IpAddr, Protocol, u16)> {
+    let (address, rest) = key.split_at_checked(key.len().checked_sub(8)?)?;
     let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
         .into_iter()
         .find(|p| number(*p) == rest[0])?;
     let port = u16::from_be_bytes([rest[4], rest[5]]);
-    Some(Element::Vip(
-        crate::netlink::ip(address)?,
-        protocol,
-        port,
-        dumped.chain?,
-    ))
+    Some((crate::netlink::ip(address)?, protocol, port))
+}
+
+fn numbered_endpoint(dumped: &Dumped) -> Option<Element> {
+    let (vip, number) = dumped.key.split_at_checked(dumped.key.len().checked_sub(4)?)?;
+    let (address, protocol, port) = vip_of(vip)?;
+    let data = dumped.data.as_deref()?;
+    let (to, rest) = data.split_at_checked(data.len().checked_sub(4)?)?;
+    let target = SocketAddr::new(crate::netlink::ip(to)?, u16::from_be_bytes([rest[0], rest[1]]));
+    let number = u32::from_ne_bytes(number.try_into().ok()?);
+    Some(Element::Endpoint(address, protocol, port, number, target))
 }

@@ -102,7 +102,25 @@ fn everything() -> KernelState {
             .sets
             .insert(format!("vips-{family}"), set(SetKind::Vips(family), vips));
         let both = vec![target(a, 8080), target(b, 8081)];
+        let endpoints = [
+            Element::Endpoint(a, Protocol::Tcp, 80, 0, both[0]),
+            Element::Endpoint(a, Protocol::Tcp, 80, 1, both[1]),
+            Element::Endpoint(b, Protocol::Sctp, u16::MAX, u32::MAX, both[1]),
+        ];
+        let map = format!("endpoints-{family}");
+        table
+            .sets
+            .insert(map.clone(), set(SetKind::Endpoints(family), endpoints));
+        let balance = |count, by_source| Action::Balance {
+            map: map.clone(),
+            family,
+            count,
+            by_source,
+        };
         for (name, action) in [
+            ("numbered-random", balance(2, false)),
+            ("numbered-source", balance(2, true)),
+            ("numbered-one", balance(1, false)),
             ("random", Action::BalanceRandom(both.clone())),
             ("source", Action::BalanceBySource(both)),
             ("one", Action::BalanceRandom(vec![target(b, 8080)])),

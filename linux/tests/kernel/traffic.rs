@@ -67,6 +67,29 @@ fn vips(balance: fn(Vec<VipTarget>) -> Action) -> KernelState {
     state
 }
 
+/// The same out of one map for each family, as nodes have it.
+fn numbered(mut state: KernelState, by_source: bool) -> KernelState {
+    let table = state.nft.as_mut().unwrap();
+    for (family, vip) in FAMILIES.into_iter().zip(VIPS) {
+        let map = format!("endpoints-{family}");
+        let balance = Action::Balance {
+            map: map.clone(),
+            family,
+            count: u32::try_from(endpoints(family).len()).unwrap(),
+            by_source,
+        };
+        let chain = table.chains.get_mut(&format!("service-{family}")).unwrap();
+        chain.rules = vec![rule(vec![], vec![Action::Counter, balance])];
+        let vip: IpAddr = vip.parse().unwrap();
+        let elements: Vec<Element> = (0..)
+            .zip(targets(family, 8080))
+            .map(|(n, target)| Element::Endpoint(vip, Protocol::Tcp, 80, n, target))
+            .collect();
+        table.sets.insert(map, set(SetKind::Endpoints(family), elements));
+    }
+    state
+}
+
 fn serve(bed: &Bed, port: u16) {
     for endpoint in FAMILIES.into_iter().flat_map(endpoints) {
         listen(&bed.server, endpoint, port);
@@ -78,12 +101,17 @@ fn a_vip_reaches_all_its_endpoints() {
     as_root("traffic::a_vip_reaches_all_its_endpoints", || {
         let bed = Bed::new();
         serve(&bed, 8080);
-        bed.reconcile(&vips(Action::BalanceRandom));
-        for (family, vip) in FAMILIES.into_iter().zip(VIPS) {
-            let reached: BTreeSet<IpAddr> = (0..80)
-                .map(|_| ask(&bed.client, vip, 80).unwrap().endpoint)
-                .collect();
-            assert_eq!(reached, ips(&endpoints(family)));
+        for state in [
+            vips(Action::BalanceRandom),
+            numbered(vips(Action::BalanceRandom), false),
+        ] {
+            bed.reconcile(&state);
+            for (family, vip) in FAMILIES.into_iter().zip(VIPS) {
+                let reached: BTreeSet<IpAddr> = (0..80)
+                    .map(|_| ask(&bed.client, vip, 80).unwrap().endpoint)
+                    .collect();
+                assert_eq!(reached, ips(&endpoints(family)));
+            }
         }
         let error = ask(&bed.client, VIPS[0], 81).unwrap_err();
         assert_ne!(
@@ -99,7 +127,7 @@ fn affinity_keeps_a_client_at_its_endpoint() {
     as_root("traffic::affinity_keeps_a_client_at_its_endpoint", || {
         let bed = Bed::new();
         serve(&bed, 8080);
-        bed.reconcile(&vips(Action::BalanceBySource));
+        bed.reconcile(&numbered(vips(Action::BalanceBySource), true));
         for (n, vip) in VIPS.iter().enumerate() {
             let mut used = BTreeSet::new();
             for client in 10..22 {

@@ -17,16 +17,44 @@ fn table(inputs: &NodeInputs) -> (NftTable, Vec<String>) {
 fn targets(table: &NftTable, vip: &str, port: u16) -> Vec<String> {
     let vip: IpAddr = vip.parse().unwrap();
     let set = if vip.is_ipv4() { "vips_v4" } else { "vips_v6" };
-    let chain = table.sets[set].elements.iter().find_map(|e| match e {
-        Element::Vip(v, _, p, chain) if *v == vip && *p == port => Some(chain),
+    let found = table.sets[set].elements.iter().find_map(|e| match e {
+        Element::Vip(v, protocol, p, chain) if *v == vip && *p == port => Some((*protocol, chain)),
         _ => None,
     });
-    let Some(chain) = chain else { return Vec::new() };
-    match table.chains[chain].rules[0].actions.as_slice() {
-        [Action::BalanceRandom(t)] => t.iter().map(|t| format!("{t}")).collect(),
-        [Action::BalanceBySource(t)] => t.iter().map(|t| format!("{t} by source")).collect(),
-        other => panic!("{other:?}"),
-    }
+    let Some((protocol, chain)) = found else {
+        return Vec::new();
+    };
+    let [
+        Action::Balance {
+            map,
+            count,
+            by_source,
+            ..
+        },
+    ] = table.chains[chain].rules[0].actions.as_slice()
+    else {
+        panic!("{:?}", table.chains[chain]);
+    };
+    let by_number: BTreeMap<u32, String> = table.sets[map]
+        .elements
+        .iter()
+        .filter_map(|e| match e {
+            Element::Endpoint(v, q, p, number, target)
+                if (*v, *q, *p) == (vip, protocol, port) && number < count =>
+            {
+                Some((*number, target.to_string()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(
+        by_number.keys().copied().eq(0..*count),
+        "{by_number:?} are not {count}"
+    );
+    let how = if *by_source { " by source" } else { "" };
+    let mut targets: Vec<String> = by_number.into_values().map(|t| t + how).collect();
+    targets.sort();
+    targets
 }
 
 #[test]
@@ -178,4 +206,60 @@ fn a_vip_belongs_to_one_service() {
         skipped[0].contains("10.250.0.1 is already demo/web's"),
         "{skipped:?}"
     );
+}
+
+/// Several services with up to four endpoints each, some of them kept by source.
+fn any_services() -> impl proptest::strategy::Strategy<Value = Vec<VipService>> {
+    use proptest::prelude::*;
+    let service = (0u8..6, prop::collection::btree_set(0u8..6, 0..5), any::<bool>());
+    prop::collection::vec(service, 0..6).prop_map(|list| {
+        let mut services: BTreeMap<u8, VipService> = BTreeMap::new();
+        for (n, endpoints, by_source) in list {
+            let mut service = web(Stack::V4);
+            service.name = format!("s{n}");
+            service.vips = vec![IpAddr::from([10, 250, 0, n])];
+            service.by_source = by_source;
+            service.slices.truncate(1);
+            service.slices[0].endpoints = endpoints.iter().map(|e| IpAddr::from([10, 2, n, *e])).collect();
+            services.insert(n, service);
+        }
+        services.into_values().collect()
+    })
+}
+
+proptest::proptest! {
+    /// At no step of a change does a service count on an endpoint that is not in the map: each connection
+    /// in between reaches one, of before or of after.
+    #[test]
+    fn no_step_of_a_change_leaves_a_service_without_an_endpoint(from in any_services(), to in any_services()) {
+        use crate::kernel::{KernelState, NftOp, Op, plan};
+        let state = |services: Vec<VipService>| {
+            let mut inputs = blue(Stack::V4, 3, 1);
+            inputs.services = services;
+            KernelState { nft: Some(table(&inputs).0), ..KernelState::default() }
+        };
+        let (from, to) = (state(from), state(to));
+        let mut now = from.nft.clone().unwrap();
+        for op in plan(&to, &from).ops {
+            let Op::Nft(op) = op else { panic!("{op}") };
+            match op {
+                NftOp::SetElements { set, remove, add, .. } => {
+                    let set = now.sets.get_mut(&set).unwrap();
+                    set.elements.retain(|e| !remove.contains(e));
+                    set.elements.extend(add);
+                }
+                NftOp::AddChain { name, base } => {
+                    now.chains.insert(name, crate::kernel::Chain { base, rules: vec![] });
+                }
+                NftOp::FillChain { name, rules, .. } => now.chains.get_mut(&name).unwrap().rules = rules,
+                NftOp::RemoveChain { name } => _ = now.chains.remove(&name),
+                other => panic!("{other}"),
+            }
+            for element in &now.sets["vips_v4"].elements {
+                let Element::Vip(vip, _, port, _) = element else { panic!("{element}") };
+                proptest::prop_assert!(!targets(&now, &vip.to_string(), *port).is_empty());
+            }
+        }
+        proptest::prop_assert_eq!(Some(now), to.nft);
+    }
 }
