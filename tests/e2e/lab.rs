@@ -93,12 +93,24 @@ impl Lab {
 
     /// Starts a pod with the lab's server in it, labelled `app=<app>`; its addresses.
     pub(crate) fn serve(&self, node: &str, pod: &str, namespace: &str, app: &str) -> Vec<IpAddr> {
+        self.try_serve(node, pod, namespace, app)
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The same where something may be down. A pod of this name may be there already.
+    pub(crate) fn try_serve(
+        &self,
+        node: &str,
+        pod: &str,
+        namespace: &str,
+        app: &str,
+    ) -> Result<Vec<IpAddr>, String> {
         let (binary, port, label) = (
             env!("CARGO_BIN_EXE_strait"),
             PORT.to_string(),
             format!("app={app}"),
         );
-        self.run(&[
+        let out = self.strait(&[
             "lab",
             "run",
             node,
@@ -115,7 +127,10 @@ impl Lab {
             "serve",
             "--port",
             &port,
-        ])
+        ])?;
+        out.lines()
+            .map(|l| l.parse().map_err(|e| format!("{l:?}: {e}")))
+            .collect()
     }
 
     /// Starts a pod that only waits; its addresses.
@@ -207,7 +222,7 @@ impl Lab {
     }
 
     /// Applies an object.
-    pub(crate) fn apply<K>(&self, cluster: &str, namespace: &str, object: Value)
+    fn try_apply<K>(&self, cluster: &str, namespace: &str, object: Value) -> Result<(), String>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -218,7 +233,8 @@ impl Lab {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let params = PatchParams::apply("e2e").force();
         self.wait(api.patch(&name, &params, &Patch::Apply(object)))
-            .unwrap();
+            .map(|_| ())
+            .map_err(|e| format!("{cluster}: {e}"))
     }
 
     /// Deletes an object.
@@ -245,8 +261,14 @@ impl Lab {
 
     /// A Service over the pods labelled `app=<name>`, and an export of it.
     pub(crate) fn export(&self, cluster: &str, namespace: &str, name: &str) {
-        self.apply::<k8s_openapi::api::core::v1::Service>(cluster, namespace, service(name));
-        self.apply::<strait_api::mcs::ServiceExport>(cluster, namespace, service_export(name));
+        self.try_export(cluster, namespace, name)
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// The same where something may be down.
+    pub(crate) fn try_export(&self, cluster: &str, namespace: &str, name: &str) -> Result<(), String> {
+        self.try_apply::<k8s_openapi::api::core::v1::Service>(cluster, namespace, service(name))?;
+        self.try_apply::<strait_api::mcs::ServiceExport>(cluster, namespace, service_export(name))
     }
 }
 

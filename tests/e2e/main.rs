@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod hostile;
+mod kills;
 mod lab;
 mod members;
 mod restarts;
