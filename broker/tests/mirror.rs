@@ -14,6 +14,7 @@ use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, MemberState};
 use strait_broker::leave::leave;
+use strait_core::mirror::MAX_GATEWAYS;
 use tempfile::TempDir;
 
 /// Two members with agents.
@@ -450,6 +451,56 @@ async fn hostile_records_are_refused_with_a_condition_and_the_good_ones_go_on() 
             "{name}"
         );
     }
+    // What is not copied at all is told of on the copy of its cluster; then red floods.
+    let copied = async |name: &str, wanted: &str, part: &str| {
+        until(&format!("the condition Copied on {name}"), || async {
+            let conditions = green
+                .clusters()
+                .get(name)
+                .await
+                .unwrap()
+                .status
+                .unwrap_or_default()
+                .conditions;
+            let copied = conditions
+                .iter()
+                .find(|c| c.type_ == "Copied")
+                .ok_or("none yet")?;
+            if copied.status == wanted && copied.message.contains(part) {
+                Ok(())
+            } else {
+                Err(format!("{}: {}", copied.status, copied.message))
+            }
+        })
+        .await;
+    };
+    copied("blue.blue", "True", "").await;
+    copied("red.red", "False", "its name leaves no room").await;
+    gateways.delete(&long, &DeleteParams::default()).await.unwrap();
+    for n in 0..MAX_GATEWAYS {
+        let gateway = gateway("red", &format!("flood-{n:03}"), &[]);
+        gateways.create(&post, &gateway).await.unwrap();
+    }
+    let count = MAX_GATEWAYS + 2;
+    copied(
+        "red.red",
+        "False",
+        &format!("cluster red publishes {count} records of this kind"),
+    )
+    .await;
+    copied("blue.blue", "True", "").await;
+    let reds = green.gateways().list(&Default::default()).await.unwrap();
+    let reds: Vec<String> = reds
+        .iter()
+        .map(|g| g.name_any())
+        .filter(|n| n.starts_with("red."))
+        .collect();
+    assert_eq!(reds.len(), MAX_GATEWAYS);
+    assert!(
+        reds.contains(&"red.ok".to_owned()),
+        "what was there before the flood stays"
+    );
+
     // Everything else keeps working.
     green.export("db", "10.2.0.9").await;
     until("green's export in blue", || async {

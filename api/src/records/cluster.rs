@@ -77,8 +77,8 @@ pub struct Location {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
-    /// `Admitted`: whether the record counts here, and if not, why. On the own record also `Connected`:
-    /// whether the broker is reached.
+    /// `Admitted`: whether the record counts here, and if not, why; `Copied`: whether all records of that
+    /// cluster are copied here. On the own record `Connected`: whether the broker is reached.
     #[serde(default)]
     #[cfg_attr(feature = "kube", schemars(transform = crate::schema::list_map_by_type))]
     pub conditions: Vec<Condition>,

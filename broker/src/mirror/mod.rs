@@ -14,8 +14,13 @@ mod records;
 mod session;
 mod verdicts;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kube::Client;
+use strait_api::ClusterId;
+use strait_core::mirror::Problem;
 use strait_daemon::Shutdown;
+use tokio::sync::watch;
 
 pub use session::Metrics;
 
@@ -34,9 +39,15 @@ pub struct Settings {
 /// that is away, records that cannot be read, an API server that does not answer: all that is logged, shown
 /// as conditions, and tried again; it ends nothing.
 pub async fn run(client: Client, settings: Settings, shutdown: Shutdown) {
+    let left_out = LeftOut::default();
     tokio::join!(
-        session::run(&client, &settings, &shutdown),
+        session::run(&client, &settings, &left_out, &shutdown),
         nodes::run(&client, &settings, &shutdown),
-        verdicts::run(&client, &settings, &shutdown),
+        verdicts::run(&client, &settings, &left_out, &shutdown),
     );
 }
+
+/// What of each member's records on the broker is not copied, as far as it was looked at: the receiver
+/// finds it out, the verdicts tell it.
+#[derive(Debug, Default)]
+struct LeftOut(watch::Sender<BTreeMap<ClusterId, BTreeSet<Problem>>>);

@@ -12,6 +12,7 @@ use strait_api::names::{LABEL_CLUSTER, MEMBER_NAMESPACE_PREFIX, copy_name};
 use strait_api::records::MemberSpec;
 use strait_core::mirror::{Change, CopyIndex, FreshList, Inbox, Incoming, Key, Kind, Problem, receive};
 
+use super::LeftOut;
 use super::index::{At, Fed, Index, follow, next};
 use super::records;
 use super::session::{Link, PARALLEL, Retry};
@@ -40,10 +41,11 @@ struct Receiver<'a> {
     dirty: BTreeSet<ClusterId>,
     /// What is not copied, by owner (members' own under the empty name).
     problems: BTreeMap<String, BTreeSet<Problem>>,
+    left_out: &'a LeftOut,
 }
 
 /// Runs until the session breaks (it does not by itself).
-pub(super) async fn run(local: &Client, link: &Link, namespace: &str) -> BrokerError {
+pub(super) async fn run(local: &Client, link: &Link, namespace: &str, left_out: &LeftOut) -> BrokerError {
     let mut events = futures::stream::SelectAll::new();
     for kind in Kind::ALL {
         let resource = records::of(kind);
@@ -77,6 +79,7 @@ pub(super) async fn run(local: &Client, link: &Link, namespace: &str) -> BrokerE
         fresh: BTreeMap::new(),
         dirty: BTreeSet::new(),
         problems: BTreeMap::new(),
+        left_out,
     };
     let mut retry = Retry::default();
     loop {
@@ -299,6 +302,14 @@ impl Receiver<'_> {
                 );
             }
         }
+        self.left_out.0.send_if_modified(|told| {
+            let mut changed = false;
+            for owner in owners {
+                let problems = self.problems.get(owner.as_str()).cloned().unwrap_or_default();
+                changed |= told.insert(owner.clone(), problems.clone()).as_ref() != Some(&problems);
+            }
+            changed
+        });
         let count: usize = self.problems.values().map(BTreeSet::len).sum();
         self.link
             .metrics

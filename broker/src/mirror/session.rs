@@ -18,7 +18,7 @@ use strait_daemon::Shutdown;
 use tokio::sync::Notify;
 
 use super::publish::Memory;
-use super::{Settings, publish, receive};
+use super::{LeftOut, Settings, publish, receive};
 use crate::connection::{Connection, Membership, merge, merge_status};
 use crate::controllers::rfc3339;
 use crate::error::BrokerError;
@@ -123,13 +123,13 @@ impl Retry {
 }
 
 /// Keeps a session open until shut down.
-pub(super) async fn run(local: &Client, settings: &Settings, shutdown: &Shutdown) {
+pub(super) async fn run(local: &Client, settings: &Settings, left_out: &LeftOut, shutdown: &Shutdown) {
     let metrics = &settings.metrics;
     let mut memory = Memory::default();
     let mut pause = Duration::ZERO;
     let mut told = String::new();
     loop {
-        let session = one(local, settings, metrics, &mut memory);
+        let session = one(local, settings, metrics, left_out, &mut memory);
         let (ended, lasted) = tokio::select! {
             ended = session => ended,
             () = shutdown.wait() => break,
@@ -172,6 +172,7 @@ async fn one(
     local: &Client,
     settings: &Settings,
     metrics: &Metrics,
+    left_out: &LeftOut,
     memory: &mut Memory,
 ) -> (BrokerError, bool) {
     let namespace = &settings.namespace;
@@ -215,7 +216,7 @@ async fn one(
     };
     let ended = tokio::select! {
         e = publish::run(local, &link, namespace, memory) => e,
-        e = receive::run(local, &link, namespace) => e,
+        e = receive::run(local, &link, namespace, left_out) => e,
         e = heart.keep(&link, &settings.identity) => e,
         e = changed(local, namespace, &membership) => e,
         e = connection.keep_token() => e,

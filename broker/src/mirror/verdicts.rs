@@ -1,6 +1,6 @@
 //! `Admitted` on each copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -10,15 +10,15 @@ use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use strait_api::names::LABEL_CLUSTER;
+use strait_api::names::{LABEL_CLUSTER, copy_name};
 use strait_api::records::{Cluster, ExportedService, Gateway, Member};
 use strait_api::{ClusterId, Condition};
 use strait_core::clusterset::{Record, Records, view};
-use strait_core::mirror::{Kind, verdicts};
+use strait_core::mirror::{Kind, Problem, copied, verdicts};
 use strait_daemon::{Inputs, Shutdown, Watched};
 
-use super::Settings;
 use super::session::PARALLEL;
+use super::{LeftOut, Settings};
 use crate::connection::merge_status;
 use crate::controllers::rfc3339;
 use crate::error::BrokerError;
@@ -34,7 +34,7 @@ struct Copies {
 }
 
 /// Keeps the conditions right until shut down.
-pub(super) async fn run(client: &Client, settings: &Settings, shutdown: &Shutdown) {
+pub(super) async fn run(client: &Client, settings: &Settings, left_out: &LeftOut, shutdown: &Shutdown) {
     let mut inputs = Inputs::new(None, shutdown.clone());
     let all = watcher::Config::default;
     let copies = Copies {
@@ -43,16 +43,19 @@ pub(super) async fn run(client: &Client, settings: &Settings, shutdown: &Shutdow
         gateways: inputs.watch_in(client, &settings.namespace, all()),
         services: inputs.watch_in(client, &settings.namespace, all()),
     };
+    let mut left_out = left_out.0.subscribe();
     let mut retry = None;
     loop {
         tokio::select! {
             () = inputs.changed(CALM) => {}
+            Ok(()) = left_out.changed() => {}
             () = tokio::time::sleep(retry.unwrap_or(Duration::from_secs(300))) => {}
             () = shutdown.wait() => return,
         }
         if inputs.knowledge() == strait_daemon::inputs::Knowledge::Live {
+            let problems = left_out.borrow_and_update().clone();
             retry = copies
-                .round(client, &settings.namespace)
+                .round(client, &settings.namespace, &problems)
                 .await
                 .then_some(Duration::from_secs(2));
         }
@@ -65,7 +68,12 @@ fn owner(object: &impl Resource) -> Option<ClusterId> {
 
 impl Copies {
     /// Writes what differs; says whether something failed.
-    async fn round(&self, client: &Client, namespace: &str) -> bool {
+    async fn round(
+        &self,
+        client: &Client,
+        namespace: &str,
+        left_out: &BTreeMap<ClusterId, BTreeSet<Problem>>,
+    ) -> bool {
         let (clusters, gateways, services) = (self.clusters.all(), self.gateways.all(), self.services.all());
         let records = Records {
             members: self.members.all().iter().map(|m| m.spec.clone()).collect(),
@@ -124,19 +132,27 @@ impl Copies {
             return false;
         }
         let now = rfc3339(Timestamp::now());
+        let of_owner: BTreeMap<String, &BTreeSet<Problem>> = left_out
+            .iter()
+            .map(|(owner, problems)| (copy_name(owner, owner.as_str()), problems))
+            .collect();
         let mut writes = Vec::new();
         for ((kind, name), condition) in verdicts(&set, &names, &exported) {
             let mut conditions = have.remove(&(kind, name.clone())).unwrap_or_default();
             let refused = condition.status == "False";
             let message = condition.message.clone();
-            if condition.merge_into(&mut conditions, &now) {
-                if refused {
-                    tracing::warn!(
-                        kind = kind.as_str(),
-                        name,
-                        "record does not count here: {message}"
-                    );
-                }
+            let mut changed = condition.merge_into(&mut conditions, &now);
+            if changed && refused {
+                tracing::warn!(
+                    kind = kind.as_str(),
+                    name,
+                    "record does not count here: {message}"
+                );
+            }
+            if let (Kind::Cluster, Some(problems)) = (kind, of_owner.get(&name)) {
+                changed |= copied(problems).merge_into(&mut conditions, &now);
+            }
+            if changed {
                 writes.push((kind, name, conditions));
             }
         }

@@ -18,8 +18,10 @@ use strait_api::ClusterId;
 use strait_api::records::{ClusterSpec, ExportedServiceSpec, GatewaySpec};
 
 pub use publish::{Own, Publication, Remote, Write, publish};
-pub use receive::{Change, CopyIndex, FreshList, Inbox, Incoming, Problem, Reception, receive};
-pub use verdicts::verdicts;
+pub use receive::{
+    Change, CopyIndex, FreshList, Inbox, Incoming, MAX_GATEWAYS, MAX_SERVICES, Problem, Reception, receive,
+};
+pub use verdicts::{copied, verdicts};
 
 /// How long a tombstone is kept, in microseconds: 30 days.
 pub const TOMBSTONE_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;

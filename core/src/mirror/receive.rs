@@ -12,6 +12,10 @@ use crate::rfc3339::micros;
 
 /// The longest name of an object.
 const NAME_MAX: usize = 253;
+/// Exported services of one member that are copied: as many as a node is made to balance.
+pub const MAX_SERVICES: usize = 5_000;
+/// Gateways of one member that are copied: as many as there may be tunnels to one cluster.
+pub const MAX_GATEWAYS: usize = crate::tunnels::MAX_TUNNELS;
 
 /// Records of the others by owner, then by kind and name at home; a record that cannot be read stands with
 /// the reason.
@@ -228,7 +232,16 @@ fn receive_owner(
     if follow_up {
         plan.verify.insert(owner.clone());
     }
+    let too_many = beyond_the_bounds(owner, theirs, mine, plan);
     for (key, record) in theirs {
+        if too_many.contains(key) {
+            continue;
+        }
+        if key.kind == Kind::Cluster && *key != home {
+            let message = format!("a cluster's own account is named by its ID, {owner}");
+            plan.problem(owner.as_str(), key.kind.as_str(), &key.name, message);
+            continue;
+        }
         let spec = match record {
             Ok(spec) => spec,
             Err(e) => {
@@ -271,6 +284,40 @@ fn receive_owner(
             });
         }
     }
+}
+
+/// Records that are left out because there are more than one member may have. Those that have a copy stay:
+/// a flood takes no room from what was there before it. The rest is taken by name.
+fn beyond_the_bounds<'a>(
+    owner: &ClusterId,
+    theirs: &'a BTreeMap<Key, Result<Spec, String>>,
+    mine: &BTreeMap<Key, Option<Spec>>,
+    plan: &mut Reception,
+) -> BTreeSet<&'a Key> {
+    let mut left_out = BTreeSet::new();
+    for (kind, most) in [
+        (Kind::ExportedService, MAX_SERVICES),
+        (Kind::Gateway, MAX_GATEWAYS),
+    ] {
+        let live = |record: &Result<Spec, String>| record.as_ref().is_ok_and(|s| s.removed_at().is_none());
+        let all = || {
+            theirs
+                .iter()
+                .filter(|(key, record)| key.kind == kind && live(record))
+                .map(|(key, _)| key)
+        };
+        let count = all().count();
+        if count <= most {
+            continue;
+        }
+        let (held, new): (Vec<&Key>, Vec<&Key>) = all().partition(|key| mine.contains_key(*key));
+        left_out.extend(held.into_iter().chain(new).skip(most));
+        let message = format!(
+            "cluster {owner} publishes {count} records of this kind; {most} of them are copied, the others wait until it withdraws some"
+        );
+        plan.problem(owner.as_str(), kind.as_str(), "*", message);
+    }
+    left_out
 }
 
 /// An owner's marker of complete republication.

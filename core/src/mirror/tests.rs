@@ -393,6 +393,72 @@ fn names_that_leave_no_room_for_the_owner_are_refused_alone() {
     assert!(plan.problems[0].message.contains("253"), "{:?}", plan.problems);
 }
 
+/// A member that publishes without end harms neither the others nor what it had before.
+#[test]
+fn more_records_than_a_member_may_have_are_left_out_and_told_of() {
+    let name = |n: usize| format!("s{n:05}");
+    let service = |n: usize| {
+        (
+            e(&format!("{}.demo", name(n))),
+            export("green", &name(n), "10.2.0.1"),
+        )
+    };
+    let had: Vec<_> = [
+        (c("green"), cluster("green", None)),
+        service(99_000),
+        service(99_001),
+    ]
+    .into();
+    let mut theirs = had.clone();
+    theirs.extend((0..MAX_SERVICES + 100).map(service));
+    theirs.extend((0..MAX_GATEWAYS + 3).map(|n| (g(&format!("gw-{n:03}")), gateway("green", 1))));
+    theirs.push((c("another"), cluster("green", None)));
+    let mut inbox = inbox(&theirs, &had);
+    let plan = receive(&id("blue"), &inbox, NOW);
+    apply(&mut inbox, &plan);
+    let count = |inbox: &Inbox, kind| {
+        inbox.copies[&id("green")]
+            .keys()
+            .filter(|k| k.kind == kind)
+            .count()
+    };
+    assert_eq!(count(&inbox, Kind::ExportedService), MAX_SERVICES);
+    assert_eq!(count(&inbox, Kind::Gateway), MAX_GATEWAYS);
+    assert_eq!(count(&inbox, Kind::Cluster), 1);
+    assert!(
+        had.iter()
+            .all(|(key, _)| inbox.copies[&id("green")].contains_key(key)),
+        "what was there stays"
+    );
+    let again = receive(&id("blue"), &inbox, NOW);
+    assert_eq!(again.changes, [], "it does not go round and round");
+
+    let condition = copied(&again.problems.into_iter().collect());
+    assert_eq!(
+        (condition.type_.as_str(), condition.status.as_str()),
+        ("Copied", "False")
+    );
+    for part in ["5102 records", "131 records", "Cluster another"] {
+        assert!(
+            condition.message.contains(part),
+            "{part} is not in: {}",
+            condition.message
+        );
+    }
+    // Room is given to the next as soon as there is some.
+    let theirs = inbox.records.get_mut(&id("green")).unwrap();
+    theirs.retain(|key, _| key.kind != Kind::ExportedService || key.name.as_str() < "s04000");
+    theirs.retain(|key, _| key.kind != Kind::Gateway && *key != c("another"));
+    let gone: Vec<Key> = inbox.copies[&id("green")].keys().cloned().collect();
+    inbox
+        .deleted
+        .extend(gone.into_iter().map(|key| (id("green"), key)));
+    let plan = receive(&id("blue"), &inbox, NOW);
+    assert_eq!(copied(&plan.problems.iter().cloned().collect()).status, "True");
+    apply(&mut inbox, &plan);
+    assert_eq!(count(&inbox, Kind::ExportedService), 4000);
+}
+
 #[test]
 fn refusals_become_conditions_and_the_rest_is_admitted() {
     let record = |owner: Option<&str>, name: &str, spec: Spec| (owner.map(id), name.to_owned(), spec);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use strait_api::Condition;
 use strait_api::records::ExportedServiceSpec;
 
-use super::Kind;
+use super::{Kind, Problem};
 use crate::clusterset::{Clusterset, Record, Refusal};
 use crate::services::sane::{short, verdict};
 
@@ -45,4 +45,22 @@ pub fn verdicts(
         }
     }
     verdicts
+}
+
+/// Whether all that a member publishes is copied here: the condition on the copy of its Cluster record.
+pub fn copied(problems: &std::collections::BTreeSet<Problem>) -> Condition {
+    /// Problems that the message names.
+    const TOLD: usize = 5;
+    if problems.is_empty() {
+        return Condition::new("Copied", true, "AllCopied", "");
+    }
+    let mut sentences: Vec<String> = problems
+        .iter()
+        .take(TOLD)
+        .map(|p| format!("{} {}: {}", p.kind, p.name, p.message))
+        .collect();
+    if problems.len() > TOLD {
+        sentences.push(format!("and {} more", problems.len() - TOLD));
+    }
+    Condition::new("Copied", false, "RecordsLeftOut", short(sentences.join("; ")))
 }
