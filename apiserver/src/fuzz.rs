@@ -267,7 +267,7 @@ pub fn crd_schema(data: &[u8]) {
     if crd::validate(&given).is_empty() {
         let settled = crd::settle(&given, &[], "2026-01-01T00:00:00Z");
         given["status"] = settled;
-        for resource in crd::resources(&given) {
+        for resource in crd::resources(&given, 0) {
             use_schema(&resource.schema, &object);
         }
     }

@@ -27,6 +27,18 @@ pub(super) async fn settle(api: &Arc<Api>, resource: &Arc<Resource>, object: &Va
     Ok(())
 }
 
+/// After a definition is gone: others may have waited for its names.
+pub(crate) async fn resettle(api: &Arc<Api>, resource: &Arc<Resource>, gone: &Value) -> ApiResult<()> {
+    let group = gone.pointer("/spec/group");
+    for other in api.store.list(CRDS, "").items {
+        let other = other.value();
+        if other.pointer("/spec/group") == group && !crd::established(&other) {
+            settle(api, resource, &other).await?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn validate_update(old: &Value, new: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     for (field, pointer) in [
@@ -55,7 +67,10 @@ pub(super) fn validate_update(old: &Value, new: &Value) -> Vec<Cause> {
             causes.push(Cause::invalid(
                 format!("status.storedVersions[{i}]"),
                 version,
-                "missing from spec.versions; must remain in spec.versions until all objects are migrated",
+                format!(
+                    "missing from spec.versions; {0} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {0} and removes {0} from status.storedVersions",
+                    version.as_str().unwrap_or_default()
+                ),
             ));
         }
     }

@@ -155,7 +155,8 @@ pub(crate) fn prepare_update(kind: Kind, subresource: &str, old: &Value, new: &m
     match kind {
         Kind::Service if subresource.is_empty() => service::prepare_update(old, new),
         Kind::Pod if subresource == "status" => pod::default_status(new),
-        Kind::ServiceAccount => {}
+        // A version that becomes the stored one is noted.
+        Kind::Crd if subresource.is_empty() => crate::catalog::crd::complete(new),
         _ => {}
     }
 }

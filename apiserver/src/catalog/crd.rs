@@ -57,26 +57,29 @@ pub(crate) fn established(crd: &Value) -> bool {
         })
 }
 
-/// The resources that an established definition makes, one per served version.
-pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
+/// The resources that an established definition makes, one per served version. `since`: its own version.
+pub(crate) fn resources(crd: &Value, since: u64) -> Vec<Resource> {
     if !established(crd) {
         return Vec::new();
     }
     let group = text(crd, "/spec/group");
     let plural = text(crd, "/spec/names/plural");
     let storage: Arc<str> = Arc::from(format!("{plural}.{group}"));
-    let stored = versions(crd)
-        .iter()
-        .find(|v| flag(v, "storage"))
-        .map(|v| text(v, "/name"));
-    let storage_version = api_version(&group, &stored.unwrap_or_default());
-    let mut out = Vec::new();
-    for version in versions(crd).iter().filter(|v| flag(v, "served")) {
-        let json = version
+    let stored = versions(crd).iter().find(|v| flag(v, "storage"));
+    let storage_version = api_version(&group, &stored.map(|v| text(v, "/name")).unwrap_or_default());
+    let schema_of = |version: &Value| {
+        version
             .pointer("/schema/openAPIV3Schema")
             .cloned()
-            .unwrap_or_else(|| json!({}));
-        let compiled = match schema::compile(&json, "spec.validation.openAPIV3Schema") {
+            .unwrap_or_else(|| json!({}))
+    };
+    let path = "spec.validation.openAPIV3Schema";
+    let stored = stored.and_then(|v| schema::compile(&schema_of(v), path).ok());
+    let stored = Arc::new(with_metadata(stored.unwrap_or_default()));
+    let mut out = Vec::new();
+    for version in versions(crd).iter().filter(|v| flag(v, "served")) {
+        let json = schema_of(version);
+        let compiled = match schema::compile(&json, path) {
             Ok(s) => s,
             Err(causes) => {
                 // The write was validated; a store from an older version of this program may differ.
@@ -109,6 +112,8 @@ pub(crate) fn resources(crd: &Value) -> Vec<Resource> {
             subresources,
             scale,
             origin: Origin::Custom {
+                stored: stored.clone(),
+                since,
                 columns: Arc::new(columns(version)),
                 schema_json: Arc::new(json),
             },
@@ -404,17 +409,7 @@ fn check_defaults(schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     if let Some(d) = &schema.default {
         let mut bare = schema.clone();
         bare.default = None;
-        for mut cause in schema::validate(d, &bare, "") {
-            cause.field = format!(
-                "{path}.default{}",
-                if cause.field.is_empty() {
-                    String::new()
-                } else {
-                    format!(".{}", cause.field)
-                }
-            );
-            causes.push(cause);
-        }
+        causes.extend(schema::validate(d, &bare, &format!("{path}.default")));
     }
     for (name, sub) in &schema.properties {
         check_defaults(sub, &format!("{path}.properties[{name}]"), causes);

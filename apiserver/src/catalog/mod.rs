@@ -90,6 +90,10 @@ pub(crate) enum Origin {
     Builtin(builtin::Kind),
     /// A custom resource definition made it.
     Custom {
+        /// The schema of the version that is stored.
+        stored: Arc<Schema>,
+        /// The version at which the definition last changed: what is older may lack newer defaults.
+        since: u64,
         /// Its printer columns.
         columns: Arc<Vec<Column>>,
         /// The schema as the definition has it.
@@ -166,12 +170,31 @@ impl Resource {
         if let Some(map) = value.as_object_mut() {
             map.insert("apiVersion".into(), self.storage_version.clone().into());
         }
+        if let Origin::Custom { stored, .. } = &self.origin
+            && self.storage_version != self.api_version()
+        {
+            crate::schema::default(&mut value, stored);
+        }
         value
     }
 
     /// The object in this version, from what is stored.
     pub(crate) fn decode(&self, stored: &Stored) -> Value {
         let mut value = stored.value();
+        if let Origin::Custom {
+            stored: schema,
+            since,
+            ..
+        } = &self.origin
+        {
+            if stored.rv < *since {
+                crate::schema::default(&mut value, schema);
+            }
+            // What this version does not name is not seen through it.
+            if stored.rv < *since || self.storage_version != self.api_version() {
+                crate::schema::prune(&mut value, &self.schema, true);
+            }
+        }
         if self.group == "events.k8s.io" {
             value = crate::builtin::event::from_core(value);
         }
@@ -184,8 +207,12 @@ impl Resource {
     }
 
     /// Whether the stored JSON can be sent as it is.
-    pub(crate) fn verbatim(&self) -> bool {
-        self.group != "events.k8s.io" && self.storage_version == self.api_version()
+    pub(crate) fn verbatim(&self, object: &Stored) -> bool {
+        let fresh = match &self.origin {
+            Origin::Custom { since, .. } => object.rv >= *since,
+            Origin::Builtin(_) => true,
+        };
+        fresh && self.group != "events.k8s.io" && self.storage_version == self.api_version()
     }
 }
 
@@ -344,7 +371,7 @@ impl Catalogs {
         for object in &page.items {
             let resources = match compiled.get(&object.uid) {
                 Some((rv, done)) if *rv == object.rv => done.clone(),
-                _ => Arc::new(crd::resources(&object.value())),
+                _ => Arc::new(crd::resources(&object.value(), object.rv)),
             };
             for r in resources.iter() {
                 self.store.declare(&r.storage);

@@ -72,6 +72,7 @@ pub(super) async fn serve(api: &Arc<Api>, call: Call) -> ApiResult<Response<Body
         }
         "list" => lists(api, &call, &resource, &namespace),
         "watch" => watches(api, &call, &resource, &namespace),
+        "update" | "patch" if t.name.is_empty() => Err(ApiError::method_not_allowed()),
         "update" => {
             let cx = context(&call, false)?;
             let place = Place {

@@ -27,7 +27,7 @@ pub(crate) async fn create(
     let (mut object, duplicates) = decode::parse(body, &resource.kind)?;
     let warnings = decode::check(&mut object, resource, cx.validation, duplicates)?;
     let mut outcome = create_object(api, cx, resource, namespace, object, false).await?;
-    outcome.warnings = warnings;
+    outcome.warnings.splice(..0, warnings);
     Ok(outcome)
 }
 
@@ -224,8 +224,8 @@ pub(crate) async fn create_object(
             let object = resource.decode(&stored);
             builtin::created(api, resource, &object).await?;
             Ok(Outcome {
+                warnings: meta::finalizer_warnings(resource, &Value::Null, &object),
                 object,
-                warnings: Vec::new(),
                 created: true,
             })
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::FieldValidation;
 use crate::catalog::Resource;
 use crate::schema;
-use crate::status::{ApiError, ApiResult};
+use crate::status::{ApiError, ApiResult, Cause};
 
 /// A body, as it came.
 #[derive(Clone, Default)]
@@ -48,6 +48,20 @@ pub(crate) fn unreadable(resource: &Resource, why: &str) -> Box<ApiError> {
     ))
 }
 
+/// Why an object was not taken.
+enum Misread {
+    /// It cannot be read as its kind.
+    Content(String),
+    /// It is another kind.
+    Other(Box<ApiError>),
+}
+
+impl From<Box<ApiError>> for Misread {
+    fn from(e: Box<ApiError>) -> Self {
+        Misread::Other(e)
+    }
+}
+
 /// Checks apiVersion and kind, types, and unknown fields; unknown fields are taken out. Returns warnings.
 pub(crate) fn check(
     object: &mut Value,
@@ -55,10 +69,36 @@ pub(crate) fn check(
     validation: FieldValidation,
     duplicates: Vec<String>,
 ) -> ApiResult<Vec<String>> {
+    examine(object, resource, validation, duplicates).map_err(|e| match e {
+        Misread::Content(why) => unreadable(resource, &why),
+        Misread::Other(e) => e,
+    })
+}
+
+/// The same of what a patch makes of an object.
+pub(crate) fn check_result(
+    object: &mut Value,
+    resource: &Resource,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    let shown = object.to_string();
+    examine(object, resource, validation, Vec::new()).map_err(|e| match e {
+        Misread::Content(why) => {
+            ApiError::invalid("", "", "", vec![Cause::invalid("patch", &shown.into(), why)])
+        }
+        Misread::Other(e) => e,
+    })
+}
+
+fn examine(
+    object: &mut Value,
+    resource: &Resource,
+    validation: FieldValidation,
+    duplicates: Vec<String>,
+) -> Result<Vec<String>, Misread> {
     let Some(map) = object.as_object() else {
-        return Err(unreadable(
-            resource,
-            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+        return Err(Misread::Content(
+            "json: cannot unmarshal array into Go value of type map[string]interface {}".into(),
         ));
     };
     let text = |key: &str| {
@@ -72,13 +112,12 @@ pub(crate) fn check(
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({})",
             resource.api_version()
-        )));
+        ))
+        .into());
     }
     if resource.custom() {
         if kind.is_empty() {
-            return Err(ApiError::bad_request(
-                "Object 'Kind' is missing in the request body",
-            ));
+            return Err(ApiError::bad_request("Object 'Kind' is missing in the request body").into());
         }
     } else if !kind.is_empty() && kind != resource.kind {
         return Err(ApiError::bad_request(format!(
@@ -86,15 +125,16 @@ pub(crate) fn check(
             resource.version,
             resource.kind,
             resource.api_version(),
-        )));
+        ))
+        .into());
     }
     if let Some(why) = metadata_type(object) {
-        return Err(unreadable(resource, &why));
+        return Err(Misread::Content(why));
     }
     if !resource.custom()
         && let Some(why) = schema::mismatch(object, &resource.schema)
     {
-        return Err(unreadable(resource, &why));
+        return Err(Misread::Content(why));
     }
     let mut problems: Vec<String> = duplicates
         .into_iter()
@@ -116,7 +156,7 @@ pub(crate) fn check(
     problems.extend(unknown.into_iter().map(|f| format!("unknown field {f:?}")));
     let map = match object {
         Value::Object(map) => map,
-        _ => return Err(unreadable(resource, "it is not an object")),
+        _ => return Err(Misread::Content("it is not an object".into())),
     };
     map.insert("apiVersion".into(), resource.api_version().into());
     if kind.is_empty() {
@@ -126,10 +166,10 @@ pub(crate) fn check(
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(problems),
         FieldValidation::Strict if problems.is_empty() => Ok(Vec::new()),
-        FieldValidation::Strict => Err(unreadable(
-            resource,
-            &format!("strict decoding error: {}", problems.join(", ")),
-        )),
+        FieldValidation::Strict => Err(Misread::Content(format!(
+            "strict decoding error: {}",
+            problems.join(", ")
+        ))),
     }
 }
 

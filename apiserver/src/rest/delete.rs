@@ -221,6 +221,7 @@ pub(crate) async fn delete(
                 builtin::removed(api, resource, &old);
                 if resource.builtin() == Some(Kind::Crd) {
                     crate::controllers::namespaces::orphans(api).await?;
+                    builtin::crd::resettle(api, resource, &old).await?;
                 }
             }
             // Some deletions answer the object itself.

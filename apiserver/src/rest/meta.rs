@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::delete::{FOREGROUND, ORPHAN};
 use super::names;
 use crate::catalog::Resource;
 use crate::catalog::builtin::Kind;
@@ -72,6 +73,32 @@ fn name_rule(resource: &Resource, name: &str) -> Result<(), String> {
     }
 }
 
+/// What to warn of finalizers that a custom object gets.
+pub(crate) fn finalizer_warnings(resource: &Resource, old: &Value, new: &Value) -> Vec<String> {
+    if !resource.custom() {
+        return Vec::new();
+    }
+    let before = finalizers(old);
+    let mut added: Vec<String> = finalizers(new)
+        .into_iter()
+        .filter(|f| !before.contains(f) && !standard(f))
+        .collect();
+    added.sort();
+    added
+        .iter()
+        .map(|f| {
+            format!(
+                "metadata.finalizers: {f:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers"
+            )
+        })
+        .collect()
+}
+
+/// Whether a finalizer names its owner, or is one that all know.
+fn standard(finalizer: &str) -> bool {
+    finalizer.contains('/') || [ORPHAN, FOREGROUND, "kubernetes"].contains(&finalizer)
+}
+
 /// Checks the metadata of a new object.
 pub(crate) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
@@ -84,12 +111,12 @@ pub(crate) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     } else if let Err(e) = name_rule(resource, name) {
         causes.push(Cause::invalid("metadata.name", &name.into(), e));
     }
-    causes.extend(common(object));
+    causes.extend(common(resource, object));
     causes
 }
 
 /// Checks what new and changed objects have in common.
-fn common(object: &Value) -> Vec<Cause> {
+fn common(resource: &Resource, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let map = |field: &str| {
         object
@@ -118,9 +145,16 @@ fn common(object: &Value) -> Vec<Cause> {
             "bytes",
         ));
     }
-    for finalizer in finalizers(object) {
+    let strict = ["", "apps", "batch", "discovery.k8s.io"].contains(&resource.group.as_str());
+    for (i, finalizer) in finalizers(object).into_iter().enumerate() {
         if let Err(e) = names::label_key(&finalizer) {
             causes.push(Cause::invalid("metadata.finalizers", &finalizer.into(), e));
+        } else if strict && !resource.custom() && !standard(&finalizer) {
+            causes.push(Cause::invalid(
+                format!("metadata.finalizers[{i}]"),
+                &finalizer.into(),
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
         }
     }
     let owners = object
@@ -184,6 +218,6 @@ pub(crate) fn validate_update(resource: &Resource, old: &Value, new: &Value) -> 
             causes.push(cause);
         }
     }
-    causes.extend(common(new));
+    causes.extend(common(resource, new));
     causes
 }

@@ -66,7 +66,7 @@ pub(crate) async fn patch(api: &Arc<Api>, cx: &Context, place: Place<'_>, body: 
             }
             _ => strategic_merge_patch(old, &parsed, &resource.schema).map_err(ApiError::bad_request)?,
         };
-        let found = decode::check(&mut new, resource, cx.validation, Vec::new())?;
+        let found = decode::check_result(&mut new, resource, cx.validation)?;
         if let Ok(mut warnings) = warnings.lock() {
             *warnings = found;
         }
@@ -74,7 +74,8 @@ pub(crate) async fn patch(api: &Arc<Api>, cx: &Context, place: Place<'_>, body: 
         Ok(new)
     })
     .await?;
-    outcome.warnings = warnings.into_inner().unwrap_or_default();
+    let found = warnings.into_inner().unwrap_or_default();
+    outcome.warnings.splice(..0, found);
     Ok(outcome)
 }
 
@@ -211,7 +212,7 @@ async fn server_side_apply(
             }
             Err(e) => return Err(e),
             Ok(mut outcome) => {
-                outcome.warnings = warnings;
+                outcome.warnings.splice(..0, warnings);
                 return Ok(outcome);
             }
         }

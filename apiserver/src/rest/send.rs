@@ -82,9 +82,9 @@ impl Sending {
             self.ready.push(b',');
         }
         self.first = false;
-        if self.resource.custom() && self.resource.verbatim() {
+        if self.resource.custom() && self.resource.verbatim(&object) {
             self.ready.extend_from_slice(&object.json);
-        } else if self.resource.verbatim() {
+        } else if self.resource.verbatim(&object) {
             untyped(&object.json, &mut self.ready);
         } else {
             let mut value = self.resource.decode(&object);

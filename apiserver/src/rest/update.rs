@@ -58,11 +58,11 @@ pub(crate) async fn update(
     if missing && place_.subresource.is_empty() && resource.builtin().is_some_and(builtin::create_on_update) {
         may_create(api, cx, resource, place_.namespace, place_.name)?;
         let mut outcome = create_object(api, cx, resource, place_.namespace, object, false).await?;
-        outcome.warnings = warnings;
+        outcome.warnings.splice(..0, warnings);
         return Ok(outcome);
     }
     let mut outcome = change(api, cx, place_, Settle::Record, |_| Ok(object.clone())).await?;
-    outcome.warnings = warnings;
+    outcome.warnings.splice(..0, warnings);
     Ok(outcome)
 }
 
@@ -146,8 +146,8 @@ pub(crate) async fn change(
                 let object = resource.decode(&stored);
                 builtin::updated(api, resource, &old, &object).await?;
                 return Ok(Outcome {
+                    warnings: meta::finalizer_warnings(resource, &old, &object),
                     object,
-                    warnings: Vec::new(),
                     created: false,
                 });
             }

@@ -318,7 +318,7 @@ impl Session {
     }
 
     fn emit(&mut self, kind: &'static str, object: &Arc<Stored>, rv: Option<u64>, out: &mut Vec<u8>) {
-        if self.view == View::Plain && rv.is_none() && self.resource.verbatim() {
+        if self.view == View::Plain && rv.is_none() && self.resource.verbatim(object) {
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
             out.extend_from_slice(b"\",\"object\":");

@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 64;
 /// Compiles a structural schema; `path` is where it stands, for error messages.
 pub(crate) fn compile(json: &Value, path: &str) -> Result<Schema, Vec<Cause>> {
     let mut causes = Vec::new();
-    let schema = node(json, path, 0, true, &mut causes);
+    let schema = node(json, path, 0, Level::Root, &mut causes);
     if causes.is_empty() {
         Ok(schema)
     } else {
@@ -41,7 +41,116 @@ fn strings(json: &Value, key: &str) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut Vec<Cause>) -> Schema {
+/// Where a schema stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Root,
+    /// A field of an object.
+    Field,
+    /// An item of a list.
+    Item,
+    /// Below allOf and its like, where only values are restricted.
+    Nested,
+}
+
+/// What may not stand below allOf and its like.
+const STRUCTURE: &[(&str, &str)] = &[
+    ("default", "must be undefined to be structural"),
+    ("title", "must be empty to be structural"),
+    ("description", "must be empty to be structural"),
+    ("nullable", "must be false to be structural"),
+    ("additionalProperties", "must be undefined to be structural"),
+    (
+        "x-kubernetes-preserve-unknown-fields",
+        "must be false to be structural",
+    ),
+    ("x-kubernetes-embedded-resource", "must be false to be structural"),
+    ("x-kubernetes-int-or-string", "must be false to be structural"),
+    ("x-kubernetes-list-map-keys", "must be empty to be structural"),
+    ("x-kubernetes-list-type", "must be undefined to be structural"),
+    ("x-kubernetes-map-type", "must be undefined to be structural"),
+];
+
+/// Whether a value says something.
+fn set(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(s)) => !s.is_empty(),
+        Some(Value::Array(l)) => !l.is_empty(),
+        Some(_) => true,
+    }
+}
+
+/// What a schema's own words contradict, besides types.
+fn contradictions(s: &Schema, json: &Value, path: &str, level: Level, causes: &mut Vec<Cause>) {
+    let own = json.get("type").and_then(Value::as_str).unwrap_or_default();
+    let mut wanted = |key: &str, kind: &str, why: String| {
+        if set(json.get(key)) && own != kind {
+            let at = format!("{path}.type");
+            causes.push(if own.is_empty() {
+                Cause::required(at, &why)
+            } else {
+                Cause::invalid(at, &own.into(), why)
+            });
+        }
+    };
+    if level == Level::Nested {
+        for (key, why) in STRUCTURE.iter().filter(|(key, _)| set(json.get(*key))) {
+            causes.push(Cause::forbidden(format!("{path}.{key}"), why));
+        }
+        return;
+    }
+    for (key, kind) in [
+        ("x-kubernetes-list-type", "array"),
+        ("x-kubernetes-map-type", "object"),
+    ] {
+        wanted(key, kind, format!("must be {kind} if {key} is specified"));
+    }
+    wanted(
+        "x-kubernetes-embedded-resource",
+        "object",
+        "must be object if x-kubernetes-embedded-resource is true".into(),
+    );
+    if s.int_or_string {
+        for key in [
+            "x-kubernetes-preserve-unknown-fields",
+            "x-kubernetes-embedded-resource",
+        ] {
+            if set(json.get(key)) {
+                causes.push(Cause::invalid(
+                    format!("{path}.{key}"),
+                    &true.into(),
+                    "must be false if x-kubernetes-int-or-string is true",
+                ));
+            }
+        }
+    }
+    if level == Level::Root {
+        if set(json.get("additionalProperties")) {
+            causes.push(Cause::forbidden(
+                format!("{path}.additionalProperties"),
+                "must not be used at the root",
+            ));
+        }
+        let metadata = json.pointer("/properties/metadata").and_then(Value::as_object);
+        let more = metadata.is_some_and(|m| {
+            let properties = m.get("properties").and_then(Value::as_object);
+            let known = ["name", "generateName"];
+            m.keys()
+                .any(|k| !["type", "properties", "description"].contains(&k.as_str()))
+                || properties.is_some_and(|p| p.keys().any(|k| !known.contains(&k.as_str())))
+        });
+        if more {
+            causes.push(Cause::forbidden(
+                format!("{path}.properties[metadata]"),
+                "must not specify anything other than name and generateName, but metadata is implicitly specified",
+            ));
+        }
+    }
+}
+
+fn node(json: &Value, path: &str, depth: usize, level: Level, causes: &mut Vec<Cause>) -> Schema {
+    let structural = level != Level::Nested;
     let mut s = Schema::default();
     if depth > MAX_DEPTH {
         causes.push(Cause::invalid(
@@ -76,16 +185,18 @@ fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut V
         }
         None => {
             if structural && !s.int_or_string && !s.preserve_unknown {
-                let why = if depth == 0 {
-                    "must not be empty at the root"
-                } else {
-                    "must not be empty for specified object fields"
+                let why = match level {
+                    Level::Root => "must not be empty at the root",
+                    Level::Item => "must not be empty for specified array items",
+                    _ => "must not be empty for specified object fields",
                 };
                 causes.push(Cause::required(format!("{path}.type"), why));
             }
             Type::Any
         }
     };
+    contradictions(&s, json, path, level, causes);
+    let below = |level_below| if structural { level_below } else { Level::Nested };
     if map.contains_key("$ref") {
         causes.push(Cause::forbidden(format!("{path}.$ref"), "$ref is not supported"));
     }
@@ -94,7 +205,7 @@ fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut V
             let at = format!("{path}.properties[{name}]");
             s.properties.insert(
                 name.clone(),
-                Arc::new(node(sub, &at, depth + 1, structural, causes)),
+                Arc::new(node(sub, &at, depth + 1, below(Level::Field), causes)),
             );
         }
     }
@@ -114,14 +225,14 @@ fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut V
                     "additionalProperties and properties are mutual exclusive",
                 ));
             }
-            s.additional = Some(Arc::new(node(sub, &at, depth + 1, structural, causes)));
+            s.additional = Some(Arc::new(node(sub, &at, depth + 1, below(Level::Field), causes)));
         }
         _ => {}
     }
     match map.get("items") {
         Some(sub @ Value::Object(_)) => {
             let at = format!("{path}.items");
-            s.items = Some(Arc::new(node(sub, &at, depth + 1, structural, causes)));
+            s.items = Some(Arc::new(node(sub, &at, depth + 1, below(Level::Item), causes)));
         }
         Some(other) if !other.is_null() => {
             causes.push(Cause::forbidden(
@@ -162,12 +273,27 @@ fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut V
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         ));
     }
+    let int_or_string = s.int_or_string;
+    let int_or_string_all = |key: &str, i: usize, sub: &Value| {
+        int_or_string && key == "allOf" && i == 0 && sub.get("anyOf").is_some()
+    };
     let several = |key: &str, causes: &mut Vec<Cause>| -> Vec<Schema> {
         let list = map.get(key).and_then(Value::as_array);
         list.map(|subs| {
             subs.iter()
                 .enumerate()
-                .map(|(i, sub)| node(sub, &format!("{path}.{key}[{i}]"), depth + 1, false, causes))
+                .map(|(i, sub)| {
+                    let at = format!("{path}.{key}[{i}]");
+                    // One form of saying that a number or a text will do is taken, and nothing else with types.
+                    let plain = !(int_or_string && key == "anyOf" || int_or_string_all(key, i, sub));
+                    if plain && structural && set(sub.get("type")) {
+                        causes.push(Cause::forbidden(
+                            format!("{at}.type"),
+                            "must be empty to be structural",
+                        ));
+                    }
+                    node(sub, &at, depth + 1, Level::Nested, causes)
+                })
                 .collect()
         })
         .unwrap_or_default()
@@ -175,10 +301,15 @@ fn node(json: &Value, path: &str, depth: usize, structural: bool, causes: &mut V
     s.all_of = several("allOf", causes);
     s.any_of = several("anyOf", causes);
     s.one_of = several("oneOf", causes);
-    s.not = map
-        .get("not")
-        .filter(|v| v.is_object())
-        .map(|sub| Box::new(node(sub, &format!("{path}.not"), depth + 1, false, causes)));
+    s.not = map.get("not").filter(|v| v.is_object()).map(|sub| {
+        Box::new(node(
+            sub,
+            &format!("{path}.not"),
+            depth + 1,
+            Level::Nested,
+            causes,
+        ))
+    });
     let keys = strings(json, "x-kubernetes-list-map-keys");
     s.list = match map.get("x-kubernetes-list-type").and_then(Value::as_str) {
         Some("set") => ListType::Set,

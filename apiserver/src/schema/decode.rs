@@ -83,7 +83,10 @@ fn at(value: &Value, schema: &Schema, owner: &str, path: &str) -> Option<String>
             } else {
                 &schema.go_type
             };
-            let path = if path.is_empty() {
+            // Keys of maps are no part of a field's path.
+            let path = if !schema.properties.contains_key(name) {
+                path.to_owned()
+            } else if path.is_empty() {
                 name.clone()
             } else {
                 format!("{path}.{name}")

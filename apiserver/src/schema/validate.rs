@@ -97,11 +97,10 @@ fn text(s: &str, value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Ca
     if let Some(min) = schema.min_length
         && length < min
     {
-        let unit = if min == 1 { "char" } else { "chars" };
         causes.push(Cause::invalid(
             path,
             value,
-            format!("{path} in body should be at least {min} {unit} long"),
+            format!("{path} in body should be at least {min} chars long"),
         ));
     }
     if let Some((source, re)) = &schema.pattern
@@ -197,11 +196,10 @@ fn array(list: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     if let Some(min) = schema.min_items
         && (list.len() as u64) < min
     {
-        let items = if min == 1 { "item" } else { "items" };
         causes.push(Cause::invalid(
             path,
             &list.len().into(),
-            format!("{path} in body should have at least {min} {items}"),
+            format!("{path} in body should have at least {min} items"),
         ));
     }
     if let Some(s) = &schema.items {
@@ -220,11 +218,10 @@ fn object(map: &Map<String, Value>, value: &Value, schema: &Schema, path: &str, 
     if let Some(min) = schema.min_properties
         && (map.len() as u64) < min
     {
-        let noun = if min == 1 { "property" } else { "properties" };
         causes.push(Cause::invalid(
             path,
             value,
-            format!("{path} in body should have at least {min} {noun}"),
+            format!("{path} in body should have at least {min} properties"),
         ));
     }
     for name in &schema.required {
