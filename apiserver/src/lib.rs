@@ -7,7 +7,8 @@
 //! but those that belong to the API: garbage collection and the end of namespaces. It must know nothing of
 //! Strait's own kinds: those come as custom resource definitions.
 //!
-//! Read next: `server` (start to stop), `http` (a request's way), `rest` (the verbs), `store`.
+//! Read next: `server` (start to stop), `http` (a request's way), `rest` (the verbs), `store`; README.md for
+//! whoever runs it.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), strait_apiserver::Error> {

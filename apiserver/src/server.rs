@@ -197,6 +197,11 @@ impl Server {
             .map_err(|e| Error::Other(e.to_string()))
     }
 
+    #[cfg(test)]
+    pub(crate) fn api_for_tests(&self) -> &Api {
+        &self.api
+    }
+
     /// The latest resource version.
     pub fn resource_version(&self) -> u64 {
         self.api.store.rv()

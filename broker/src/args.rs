@@ -46,6 +46,9 @@ pub struct ServeArgs {
     /// One more name or address for the stand-alone broker's certificate (may be repeated)
     #[arg(long = "tls-name", value_name = "NAME")]
     pub tls_names: Vec<String>,
+    /// Write down who asked the stand-alone broker's API for what: audit.k8s.io/v1 Events of level Metadata
+    #[arg(long, value_name = "FILE", requires = "standalone")]
+    pub audit_log_path: Option<PathBuf>,
     /// URL under which the members reach the broker; it goes into join tokens [default: of a stand-alone
     /// broker, where it listens]
     #[arg(long, value_name = "URL")]

@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use strait_api::names::BROKER_NAMESPACE;
-use strait_apiserver::{Config, Data, Server, Tls, allow_many_connections};
+use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections};
 use strait_core::admission;
 use strait_daemon::{CommonArgs, Shutdown, Status};
 
@@ -132,6 +132,7 @@ impl Standalone {
             names: names(args, &addresses, &url),
         };
         config.listeners = listeners;
+        config.audit = args.audit_log_path.clone().map(Audit::new);
         for crd in strait_api::crds::crds() {
             config
                 .manifests

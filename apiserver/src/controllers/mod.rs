@@ -6,7 +6,7 @@ mod garbage;
 pub(crate) mod namespaces;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::{Api, ended};
 use crate::status::ApiResult;
@@ -35,14 +35,21 @@ pub(crate) async fn collect(api: &Arc<Api>) -> ApiResult<()> {
 pub(crate) async fn run(api: Arc<Api>) {
     let mut shutdown = api.shutdown.subscribe();
     let mut writes = api.store.collectable();
+    let mut expired: Option<Instant> = None;
     loop {
         // What is written from here on wakes the next round, also what this round writes itself.
         writes.mark_unchanged();
         let work = async {
             collect(&api).await?;
-            events::expire(&api).await
+            // That reads every event: not after each deletion of anything.
+            if expired.is_none_or(|t| t.elapsed() >= PERIOD) {
+                events::expire(&api).await?;
+                expired = Some(Instant::now());
+            }
+            Ok(())
         };
-        let pause = match work.await {
+        let outcome: ApiResult<()> = work.await;
+        let pause = match outcome {
             Ok(()) => PERIOD,
             Err(e) => {
                 tracing::warn!(error = %e, "collection was interrupted and will be tried again");

@@ -151,3 +151,77 @@ impl Lines {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use futures::StreamExt;
+    use http::{Request, StatusCode};
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::lock;
+    use crate::{Config, Server};
+
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+    /// Names of the objects in these lines, and the last line.
+    fn read(text: &[u8]) -> (Vec<String>, Value) {
+        let lines: Vec<Value> = text
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
+        let name = |e: &Value| Some(e.pointer("/object/metadata/name")?.as_str()?.to_owned());
+        (
+            lines.iter().filter_map(name).collect(),
+            lines.last().unwrap().clone(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_first_state_is_not_kept_for_whoever_does_not_read_it() {
+        let server = Server::start(Config::in_memory()).await.unwrap();
+        let fill = "x".repeat(4 << 10);
+        for n in 0..100 {
+            let body = json!({"metadata": {"name": format!("m{n:02}")}, "data": {"a": fill}}).to_string();
+            let request = Request::post(MAPS)
+                .header("content-type", "application/json")
+                .body(Body::from(body))
+                .unwrap();
+            let made = server.admin_service().oneshot(request).await.unwrap();
+            assert_eq!(made.status(), StatusCode::CREATED);
+        }
+        let watch = async || {
+            let path = format!("{MAPS}?watch=1&resourceVersion=0&timeoutSeconds=1");
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = server.admin_service().oneshot(request).await.unwrap();
+            response.into_body().into_data_stream()
+        };
+        let rest = async |mut pieces: axum::body::BodyDataStream| {
+            let mut text = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                text.extend_from_slice(&piece.unwrap());
+            }
+            text
+        };
+        let (mut slow, quick) = (watch().await, watch().await);
+        let initials = &server.api_for_tests().initials;
+        assert_eq!(lock(&initials.states).len(), 1, "both share one state");
+        let (begun, _) = read(&slow.next().await.unwrap().unwrap());
+        assert!((1..50).contains(&begun.len()), "a piece: {}", begun.len());
+        let (all, last) = read(&rest(quick).await);
+        assert_eq!((all.len(), &last["type"]), (100, &json!("ADDED")));
+        initials.prune();
+        assert_eq!(lock(&initials.states).len(), 1, "its time is not over");
+        // As after a minute.
+        lock(&initials.states).clear();
+        let (more, last) = read(&rest(slow).await);
+        assert!(more.is_empty(), "{more:?}");
+        assert_eq!(
+            (&last["type"], &last["object"]["code"], &last["object"]["reason"]),
+            (&json!("ERROR"), &json!(410), &json!("Expired"))
+        );
+        server.shutdown().await;
+    }
+}

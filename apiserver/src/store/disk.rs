@@ -15,6 +15,11 @@ const LASTS: TableDefinition<'_, &str, u64> = TableDefinition::new("lasts");
 const FORMAT: u64 = 1;
 /// Everything is served from memory; the page cache only serves writes.
 const CACHE_BYTES: usize = 16 << 20;
+/// A file that is larger than this, and several times as large as what it holds, is made smaller when it is
+/// opened: what was deleted leaves room that later writes use, and never gives it back.
+const LARGE: u64 = if cfg!(test) { 4 << 20 } else { 64 << 20 };
+/// So many times.
+const WASTEFUL: u64 = 4;
 /// Time between two tries to open the file again, at least.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -137,8 +142,20 @@ impl Disk {
         let say = |what: &str, e: &dyn std::fmt::Display| {
             format!("the store {} cannot be {what}: {e}", path.display())
         };
-        let db = open(path, true).map_err(|e| say("opened", &e))?;
+        let mut db = open(path, true).map_err(|e| say("opened", &e))?;
         let loaded = load(&db).map_err(|e| say("read", &e))?;
+        let size = std::fs::metadata(path).map_or(0, |m| m.len());
+        let held: usize = loaded.objects.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if size > LARGE && size / WASTEFUL > held as u64 {
+            let begun = Instant::now();
+            match db.compact() {
+                Ok(_) => tracing::info!(path = %path.display(), from = size,
+                    to = std::fs::metadata(path).map_or(0, |m| m.len()),
+                    seconds = begun.elapsed().as_secs_f32(), "the store's file is smaller now"),
+                Err(e) => tracing::warn!(path = %path.display(), error = %e,
+                    "the store's file cannot be made smaller, and is used as it is"),
+            }
+        }
         let disk = Disk {
             path: path.to_owned(),
             db: Some(db),

@@ -115,3 +115,37 @@ async fn after_a_restart_history_begins_where_each_resource_changed_last() {
     );
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_file_that_is_mostly_empty_is_made_smaller() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = || std::fs::metadata(dir.path().join("store")).unwrap().len();
+    let store = on_disk(dir.path());
+    let fill = "x".repeat(64 << 10);
+    let puts = (0..160).map(|n| {
+        let name = format!("m{n}");
+        let mut write = put(&name, None);
+        write.op = Op::Put(json!({"metadata": {"namespace": "ns", "name": name}, "data": fill}));
+        store.write(write)
+    });
+    assert!(futures::future::join_all(puts).await.iter().all(Result::is_ok));
+    store.write(put("kept", None)).await.unwrap();
+    let full = size();
+    assert!(full > 10 << 20, "{full}");
+    let objects = store.list(MAPS, "").items;
+    let deletes = objects.iter().filter(|o| o.name != "kept").map(|object| {
+        let mut write = put(&object.name, Some(object.rv));
+        write.op = Op::Delete;
+        store.write(write)
+    });
+    assert!(futures::future::join_all(deletes).await.iter().all(Result::is_ok));
+    let last = store.rv();
+    store.close().await;
+    let store = on_disk(dir.path());
+    assert!(size() < full / 4, "{full} bytes are {} now", size());
+    assert_eq!(store.rv(), last);
+    assert_eq!(store.list(MAPS, "").items.len(), 1);
+    store.write(put("more", None)).await.unwrap();
+    store.close().await;
+    assert_eq!(on_disk(dir.path()).list(MAPS, "").items.len(), 2);
+}

@@ -126,6 +126,7 @@ impl Broker {
             node_pools: vec![],
             metrics_listen: None,
             probe_socket: None,
+            audit_log_path: None,
         };
         // The port of a server that has just ended may be taken for a moment longer.
         let started = until("starting the broker", || async {
