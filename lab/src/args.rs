@@ -191,6 +191,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             let first = shape.clusters.first().map_or("broker", |c| c.name.as_str());
             let started = Instant::now();
             outlive_terminal()?;
+            config::notes(&shape).iter().for_each(|note| status::say(note));
             start::up(&dir, &shape, false, &mut |step| {
                 status::say(&format!("{}  {step}", clock(started)));
             })?;

@@ -1,13 +1,14 @@
 //! `--config FILE`: what a lab looks like, in YAML. Every mistake is told with its line and field.
 
-use std::fmt::Display;
+use std::fmt::{Display, Formatter};
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 use strait_api::ClusterId;
 
@@ -22,6 +23,44 @@ const MAX_DELAY: u64 = 2_000_000;
 /// Slowest and fastest rate in bits a second.
 const RATES: std::ops::RangeInclusive<u64> = 64_000..=100_000_000_000;
 
+/// A single value of any kind, as text: what is wrong with it is told by its field's name.
+#[derive(Debug)]
+struct Word(String);
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyWord;
+        impl Visitor<'_> for AnyWord {
+            type Value = Word;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a single value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Word, E> {
+                Ok(Word(text.to_owned()))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Word, E> {
+                Ok(Word(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Word, E> {
+                Ok(Word(value.to_string()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Word, E> {
+                Ok(Word(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Word, E> {
+                Ok(Word(value.to_string()))
+            }
+        }
+        deserializer.deserialize_any(AnyWord)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct File {
@@ -33,45 +72,67 @@ struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ClusterEntry {
-    name: Option<Spanned<String>>,
-    nodes: Option<Spanned<i64>>,
-    gateways: Option<Spanned<i64>>,
-    families: Option<Spanned<String>>,
+    name: Option<Spanned<Word>>,
+    nodes: Option<Spanned<Word>>,
+    gateways: Option<Spanned<Word>>,
+    families: Option<Spanned<Word>>,
     #[serde(default)]
-    pod_cidrs: Vec<Spanned<String>>,
+    pod_cidrs: Vec<Spanned<Word>>,
     #[serde(default)]
-    service_cidrs: Vec<Spanned<String>>,
+    service_cidrs: Vec<Spanned<Word>>,
     underlay: Option<UnderlayEntry>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct UnderlayEntry {
-    nat: Option<Spanned<String>>,
-    mtu: Option<Spanned<i64>>,
-    delay: Option<Spanned<String>>,
-    jitter: Option<Spanned<String>>,
-    loss: Option<Spanned<String>>,
-    rate: Option<Spanned<String>>,
-    icmp_blackhole: Option<Spanned<bool>>,
+    nat: Option<Spanned<Word>>,
+    mtu: Option<Spanned<Word>>,
+    delay: Option<Spanned<Word>>,
+    jitter: Option<Spanned<Word>>,
+    loss: Option<Spanned<Word>>,
+    rate: Option<Spanned<Word>>,
+    icmp_blackhole: Option<Spanned<Word>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct LinkEntry {
     between: Spanned<Vec<String>>,
-    mtu: Option<Spanned<i64>>,
-    delay: Option<Spanned<String>>,
-    jitter: Option<Spanned<String>>,
-    loss: Option<Spanned<String>>,
-    rate: Option<Spanned<String>>,
-    icmp_blackhole: Option<Spanned<bool>>,
+    mtu: Option<Spanned<Word>>,
+    delay: Option<Spanned<Word>>,
+    jitter: Option<Spanned<Word>>,
+    loss: Option<Spanned<Word>>,
+    rate: Option<Spanned<Word>>,
+    icmp_blackhole: Option<Spanned<Word>>,
 }
 
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Shape> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text).with_context(|| path.display().to_string())
+}
+
+/// Pairs of clusters between which nothing will pass, and why: no mistakes, but better known.
+pub(crate) fn notes(shape: &Shape) -> Vec<String> {
+    let hidden = |c: &ClusterShape| c.underlay.as_ref().and_then(|u| u.nat) == Some(Nat::Hidden);
+    let mut notes = Vec::new();
+    for (n, a) in shape.clusters.iter().enumerate() {
+        for b in &shape.clusters[n + 1..] {
+            let why = if a.families.common(b.families).is_none() {
+                "they have no address family in common"
+            } else if hidden(a) && hidden(b) {
+                "both are hidden behind NATs, and Strait does not punch holes into these yet"
+            } else {
+                continue;
+            };
+            notes.push(format!(
+                "note: {} and {} will not reach each other: {why}",
+                a.name, b.name
+            ));
+        }
+    }
+    notes
 }
 
 /// The mistakes found so far.
@@ -90,8 +151,7 @@ fn parse(text: &str) -> Result<Shape> {
         bail!("line 1: it is empty; it takes a list of clusters");
     }
     // Its text holds its cause already.
-    let file: File = serde_saphyr::from_str(text)
-        .map_err(|e| anyhow!("{}", e.to_string().replace("invalid i64", "no whole number")))?;
+    let file: File = serde_saphyr::from_str(text).map_err(|e| anyhow!("{e}"))?;
     let mut mistakes = Mistakes::default();
     let count = file.clusters.value.len();
     if count == 0 || count > MAX_CLUSTERS {
@@ -119,12 +179,12 @@ fn parse(text: &str) -> Result<Shape> {
 
 fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> ClusterShape {
     let field = |name: &str| format!("clusters[{index}].{name}");
-    let mut count = |value: &Option<Spanned<i64>>, name: &str, least: u8, most: u8, default: u8| -> u8 {
+    let mut count = |value: &Option<Spanned<Word>>, name: &str, least: u8, most: u8, default: u8| -> u8 {
         let Some(given) = value else { return default };
-        match u8::try_from(given.value) {
+        match given.value.0.parse::<u8>() {
             Ok(n) if (least..=most).contains(&n) => n,
             _ => {
-                let what = format!("{} {name}; it takes {least} to {most}", given.value);
+                let what = format!("{} {name}; it takes {least} to {most}", given.value.0);
                 mistakes.add(given.referenced, field(name), what);
                 default
             }
@@ -134,7 +194,7 @@ fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> Clust
     let gateways = count(&entry.gateways, "gateways", 1, nodes, 1);
     let families = match &entry.families {
         None => Families::V4,
-        Some(given) => match given.value.as_str() {
+        Some(given) => match given.value.0.as_str() {
             "ipv4" => Families::V4,
             "ipv6" => Families::V6,
             "dual-stack" => Families::Dual,
@@ -146,12 +206,12 @@ fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> Clust
         },
     };
     let defaults = topology::default_cidrs(index, families);
-    let mut cidrs = |name: &str, given: &[Spanned<String>], fits: fn(IpNet, u8) -> Result<(), String>| {
+    let mut cidrs = |name: &str, given: &[Spanned<Word>], fits: fn(IpNet, u8) -> Result<(), String>| {
         let found: Vec<IpNet> = given
             .iter()
             .enumerate()
             .filter_map(|(i, text)| {
-                match prefix(&text.value).and_then(|net| fits(net, nodes).map(|()| net)) {
+                match prefix(&text.value.0).and_then(|net| fits(net, nodes).map(|()| net)) {
                     Ok(net) => Some(net),
                     Err(what) => {
                         mistakes.add(text.referenced, field(&format!("{name}[{i}]")), what);
@@ -177,14 +237,14 @@ fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> Clust
     };
     let pods = cidrs("podCidrs", &entry.pod_cidrs, fits_pods);
     let services = cidrs("serviceCidrs", &entry.service_cidrs, fits_services);
-    let or = |given: Vec<IpNet>, entries: &[Spanned<String>], default: Vec<IpNet>| {
+    let or = |given: Vec<IpNet>, entries: &[Spanned<Word>], default: Vec<IpNet>| {
         if entries.is_empty() { default } else { given }
     };
     ClusterShape {
         name: entry
             .name
             .as_ref()
-            .map_or_else(|| topology::default_name(index).to_owned(), |n| n.value.clone()),
+            .map_or_else(|| topology::default_name(index).to_owned(), |n| n.value.0.clone()),
         nodes,
         gateways,
         families,
@@ -231,7 +291,7 @@ fn fits_services(net: IpNet, _: u8) -> Result<(), String> {
 }
 
 fn underlay(field: &str, entry: &UnderlayEntry, mistakes: &mut Mistakes) -> Underlay {
-    let nat = entry.nat.as_ref().and_then(|given| match given.value.as_str() {
+    let nat = entry.nat.as_ref().and_then(|given| match given.value.0.as_str() {
         "none" => None,
         "hidden" => Some(Nat::Hidden),
         "forwarded" => Some(Nat::Forwarded),
@@ -260,26 +320,25 @@ fn underlay(field: &str, entry: &UnderlayEntry, mistakes: &mut Mistakes) -> Unde
 
 /// What a way outside and a link have in common.
 struct WireFields<'a> {
-    mtu: &'a Option<Spanned<i64>>,
-    delay: &'a Option<Spanned<String>>,
-    jitter: &'a Option<Spanned<String>>,
-    loss: &'a Option<Spanned<String>>,
-    rate: &'a Option<Spanned<String>>,
-    icmp_blackhole: &'a Option<Spanned<bool>>,
+    mtu: &'a Option<Spanned<Word>>,
+    delay: &'a Option<Spanned<Word>>,
+    jitter: &'a Option<Spanned<Word>>,
+    loss: &'a Option<Spanned<Word>>,
+    rate: &'a Option<Spanned<Word>>,
+    icmp_blackhole: &'a Option<Spanned<Word>>,
 }
 
 fn quality(field: &str, wire: &WireFields<'_>, mistakes: &mut Mistakes) -> Quality {
-    let mut checked =
-        |name: &str, given: &Option<Spanned<String>>, parse: fn(&str) -> Result<u64, String>| {
-            let given = given.as_ref()?;
-            match parse(&given.value) {
-                Ok(value) => Some(value),
-                Err(what) => {
-                    mistakes.add(given.referenced, format!("{field}.{name}"), what);
-                    None
-                }
+    let mut checked = |name: &str, given: &Option<Spanned<Word>>, parse: fn(&str) -> Result<u64, String>| {
+        let given = given.as_ref()?;
+        match parse(&given.value.0) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                mistakes.add(given.referenced, format!("{field}.{name}"), what);
+                None
             }
-        };
+        }
+    };
     let delay = checked("delay", wire.delay, duration).unwrap_or(0);
     let jitter = checked("jitter", wire.jitter, duration).unwrap_or(0);
     let loss = checked("loss", wire.loss, share).unwrap_or(0);
@@ -287,14 +346,27 @@ fn quality(field: &str, wire: &WireFields<'_>, mistakes: &mut Mistakes) -> Quali
     let mtu = wire
         .mtu
         .as_ref()
-        .and_then(|given| match u32::try_from(given.value) {
+        .and_then(|given| match given.value.0.parse::<u32>() {
             Ok(mtu) if MTUS.contains(&mtu) => Some(mtu),
             _ => {
-                let what = format!("{}; it takes {} to {}", given.value, MTUS.start(), MTUS.end());
+                let what = format!("{}; it takes {} to {}", given.value.0, MTUS.start(), MTUS.end());
                 mistakes.add(given.referenced, format!("{field}.mtu"), what);
                 None
             }
         });
+    let blackhole = match wire
+        .icmp_blackhole
+        .as_ref()
+        .map(|given| (given, given.value.0.as_str()))
+    {
+        None | Some((_, "false")) => false,
+        Some((_, "true")) => true,
+        Some((given, other)) => {
+            let what = format!("{other:?} is neither true nor false");
+            mistakes.add(given.referenced, format!("{field}.icmpBlackhole"), what);
+            false
+        }
+    };
     if let Some(given) = wire.jitter.as_ref().filter(|_| jitter > delay) {
         let what = "more than the delay, so that packets would arrive before they are sent";
         mistakes.add(given.referenced, format!("{field}.jitter"), what);
@@ -305,7 +377,7 @@ fn quality(field: &str, wire: &WireFields<'_>, mistakes: &mut Mistakes) -> Quali
         jitter_us: jitter,
         loss_ppm: u32::try_from(loss).unwrap_or(0),
         rate_bps: rate,
-        icmp_blackhole: wire.icmp_blackhole.as_ref().is_some_and(|b| b.value),
+        icmp_blackhole: blackhole,
     }
 }
 
@@ -573,7 +645,7 @@ mod tests {
             ("clusters:\n- nods: 3", &["nods", "line 2"]),
             (
                 "clusters:\n- nodes: many",
-                &["line 2", "no whole number", "- nodes: many"],
+                &["line 2, clusters[0].nodes: many nodes", "1 to 16"],
             ),
             (
                 "clusters:\n- nodes: 17",
@@ -682,6 +754,12 @@ mod tests {
                 "clusters: [{}, {}]\nlinks:\n- between: [blue, green]\n  nat: hidden",
                 &["nat", "line 4"],
             ),
+            (
+                "clusters:\n- underlay: {icmpBlackhole: maybe}",
+                &["clusters[0].underlay.icmpBlackhole", "true nor false"],
+            ),
+            ("clusters:\n- nodes: [1]", &["line 2", "a single value"]),
+            ("clusters:\n- nodes: 1.5", &["clusters[0].nodes: 1.5 nodes"]),
             ("", &["clusters"]),
             ("clusters: [", &["line 1"]),
         ] {
@@ -690,6 +768,25 @@ mod tests {
                 assert!(error.contains(part), "{text:?}\n{error:?} does not say {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn clusters_that_cannot_reach_each_other_are_told() {
+        let shape = parse(
+            "clusters:\n- underlay: {nat: hidden}\n- underlay: {nat: hidden}\n- underlay: {nat: forwarded}\n\
+             - families: ipv6",
+        )
+        .unwrap();
+        let notes = notes(&shape);
+        assert_eq!(notes.len(), 4, "{notes:?}");
+        assert!(
+            notes[0].contains("blue and green") && notes[0].contains("NATs"),
+            "{notes:?}"
+        );
+        assert!(
+            notes[1].contains("blue and amber") && notes[1].contains("family"),
+            "{notes:?}"
+        );
     }
 
     #[test]
