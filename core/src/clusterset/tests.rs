@@ -330,3 +330,72 @@ fn a_cluster_that_claims_a_thousand_prefixes_gets_the_first_ones() {
     assert_eq!(set.refusals[0].reason, "TooManyPrefixes");
     assert!(set.refusals[0].message.contains("1000"), "{:?}", set.refusals);
 }
+
+/// Members that agree and members that quarrel: about prefixes, keys, names, IDs.
+fn any_records() -> impl proptest::strategy::Strategy<Value = Records> {
+    use proptest::prelude::*;
+    let ids = || prop::sample::select(vec!["green", "red", "teal", "blue"]);
+    let pods = || prop::sample::select(vec!["10.2.0.0/16", "10.2.8.0/24", "10.3.0.0/16", "10.0.0.0/8"]);
+    let members = prop::collection::btree_map(ids(), (pods(), 1u8..4, any::<bool>()), 0..4);
+    let clusters = prop::collection::vec((ids(), ids(), pods(), any::<bool>()), 0..6);
+    let gateways = prop::collection::vec((ids(), ids(), 0u8..3, 0u8..4), 0..6);
+    (members, clusters, gateways).prop_map(|(members, clusters, gateways)| {
+        let mut records = two_clusters();
+        records.members.truncate(1);
+        records.clusters.truncate(1);
+        records.gateways.truncate(1);
+        for (n, (id, (pods, day, evicted))) in members
+            .into_iter()
+            .enumerate()
+            .filter(|(_, (id, _))| *id != "blue")
+        {
+            let mut new = member(
+                id,
+                &[pods],
+                &format!("240.{n}.16.0/20"),
+                &format!("2026-01-0{day}T00:00:00Z"),
+            );
+            if evicted {
+                new.state = MemberState::Evicted;
+            }
+            records.members.push(new);
+        }
+        // An object has one content: of several of a name the last one stands.
+        let mut by_name = std::collections::BTreeMap::new();
+        for (owner, id, pods, other_name) in clusters {
+            let mut new = cluster(Some(owner), id, &[pods]);
+            if other_name {
+                new.name = format!("{owner}.other");
+            }
+            by_name.insert(new.name.clone(), new);
+        }
+        records.clusters.extend(by_name.into_values());
+        let mut by_name = std::collections::BTreeMap::new();
+        for (owner, id, node, key) in gateways {
+            let mut new = gateway(Some(owner), id, "240.0.16.1");
+            new.name = format!("{owner}.gw-{node}");
+            new.spec.node = format!("gw-{}", node.min(1));
+            new.spec.keys[0].public_keys = vec![PublicKey([key; 32])];
+            by_name.insert(new.name.clone(), new);
+        }
+        records.gateways.extend(by_name.into_values());
+        records
+    })
+}
+
+proptest::proptest! {
+    /// Whatever order records come in, who takes part and which tunnels there are is the same.
+    #[test]
+    fn the_order_of_records_does_not_matter(
+        (records, members, clusters, gateways) in proptest::strategy::Strategy::prop_flat_map(any_records(), |r| {
+            use proptest::prelude::*;
+            (Just(r.clone()), Just(r.members).prop_shuffle(), Just(r.clusters).prop_shuffle(), Just(r.gateways).prop_shuffle())
+        }),
+    ) {
+        use crate::tunnels::{ThisNode, tunnels};
+        let (one, other) = (view(&records), view(&Records { members, clusters, gateways }));
+        proptest::prop_assert_eq!(&one, &other);
+        let node = ThisNode { own_keys: [PublicKey([0; 32])].into(), ..ThisNode::default() };
+        proptest::prop_assert_eq!(tunnels(&one, &node), tunnels(&other, &node));
+    }
+}

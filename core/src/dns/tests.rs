@@ -321,3 +321,45 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// The same last words on namespaces and services, in any order and after any older ones, are the same
+    /// names.
+    #[test]
+    fn the_order_of_changes_does_not_matter(
+        (last, shuffled, older) in (
+            prop::collection::btree_map((0u8..3, 0u8..3), prop::option::of(0u8..3), 0..8),
+            prop::collection::btree_map(0u8..3, any::<bool>(), 0..3),
+        ).prop_flat_map(|(services, namespaces)| {
+            let services = services.into_iter().map(|((ns, s), kind)| (ns, Some((s, kind)), false));
+            let namespaces = namespaces.into_iter().map(|(ns, exists)| (ns, None, exists));
+            let last: Vec<_> = services.chain(namespaces).collect();
+            let older = prop::collection::vec((0u8..3, prop::option::of((0u8..3, prop::option::of(0u8..3))), any::<bool>()), 0..10);
+            (Just(last.clone()), Just(last).prop_shuffle(), older)
+        }),
+    ) {
+        let change = |s: &mut Snapshot, (ns, service, exists): &(u8, Option<(u8, Option<u8>)>, bool)| {
+            let namespace = format!("ns{ns}");
+            match service {
+                None => s.set_namespace(&namespace, *exists),
+                Some((name, kind)) => {
+                    let made = kind.map(|k| match k {
+                        0 => Service::new(&import(ServiceType::ClusterSetIP, &["243.0.0.7"], vec![port("http", "TCP", 80)]), []),
+                        1 => Service::new(&import(ServiceType::Headless, &[], vec![]), &[slice("blue", &[("10.1.0.1", None, true)])]),
+                        _ => Service::new(&import(ServiceType::ClusterSetIP, &[], vec![]), []),
+                    });
+                    s.set_service(&namespace, &format!("s{name}"), made);
+                }
+            }
+        };
+        // Of what is not spoken of at the end nothing may have been said before.
+        let spoken: Vec<_> = last.iter().map(|(ns, service, _)| (*ns, service.map(|(name, _)| name))).collect();
+        let older = older.into_iter().filter(|(ns, service, _)| spoken.contains(&(*ns, service.map(|(name, _)| name))));
+        let empty = || Snapshot::empty("clusterset.local".parse().unwrap());
+        let (mut one, mut other) = (empty(), empty());
+        last.iter().for_each(|c| change(&mut one, c));
+        older.collect::<Vec<_>>().iter().chain(&shuffled).for_each(|c| change(&mut other, c));
+        (one.serial, other.serial) = (0, 0);
+        prop_assert_eq!(one, other);
+    }
+}

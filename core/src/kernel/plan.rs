@@ -166,11 +166,15 @@ pub fn plan<R: Digested>(desired: &KernelState, actual: &KernelState<R>) -> Plan
             });
         }
     }
+    let resized = match (&desired.overlay, &actual.overlay) {
+        (Some(new), Some(old)) if new.mtu != old.mtu => Some(new.name.as_str()),
+        _ => None,
+    };
     let set_route = |route: &&Route| {
         let key = |r: &Route| (r.table, r.destination, r.metric);
         let replaces = held.routes.get(&key(route));
         match replaces {
-            Some(found) if normal(found) == normal(route) => None,
+            Some(found) if normal(found) == normal(route) && !follows(route, resized) => None,
             Some(_) => Some(Op::ReplaceRoute((*route).clone())),
             None => Some(Op::AddRoute((*route).clone())),
         }
@@ -362,6 +366,18 @@ fn overlay_first(ops: &mut Vec<Op>, desired: Option<&OverlayLink>, actual: Optio
         }
         (Some(new), Some(old)) if new != old => ops.push(Op::ChangeOverlay(new.clone())),
         _ => {}
+    }
+}
+
+/// Whether the kernel changes the route along with the MTU of this device: it does so with the path MTU of
+/// IPv6 routes.
+fn follows(route: &Route, resized: Option<&str>) -> bool {
+    match &route.kind {
+        RouteKind::Unicast { next_hops, mtu, .. } => {
+            let over = next_hops.iter().any(|hop| Some(hop.device.as_str()) == resized);
+            over && mtu.is_some() && route.destination.addr().is_ipv6()
+        }
+        RouteKind::Unreachable | RouteKind::Throw => false,
     }
 }
 

@@ -603,3 +603,85 @@ proptest! {
         prop_assert_eq!(copies, at_home);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The records of two members come in any order, with rounds of the mirror at any moment in between, and
+    /// older words before the last ones: in the end the copies are the same, and so is what goes to the broker.
+    #[test]
+    fn the_order_of_events_does_not_matter(
+        events in prop::collection::vec((0usize..2, 0usize..6, any::<bool>(), any::<bool>()), 0..16),
+        (last, shuffled) in prop::collection::btree_map((0usize..2, 0usize..6), any::<bool>(), 0..10)
+            .prop_flat_map(|last| {
+                let last: Vec<_> = last.into_iter().collect();
+                (Just(last.clone()), Just(last).prop_shuffle())
+            }),
+        pauses in prop::collection::vec(any::<bool>(), 1..8),
+    ) {
+        let owners = ["green", "red"];
+        let key = |n: usize| match n {
+            0 => g("gw"),
+            1 => g("other"),
+            n => e(&format!("s{n}.demo")),
+        };
+        let spec = |owner: usize, n: usize, version: bool| match n {
+            0 | 1 => gateway(owners[owner], u16::from(version) + 1),
+            n => export(owners[owner], &format!("s{n}"), if version { "10.2.0.1" } else { "10.2.0.2" }),
+        };
+        let start = || {
+            let mut inbox = inbox(&[], &[]);
+            for owner in owners {
+                inbox.members.insert(owner.into(), Ok(MemberSpec { cluster_id: id(owner), ..member(owner, 1, MemberState::Active) }));
+                inbox.records.entry(id(owner)).or_default().insert(c(owner), Ok(cluster(owner, None)));
+            }
+            inbox
+        };
+        let round = |inbox: &mut Inbox| {
+            for _ in 0..3 {
+                let plan = receive(&id("blue"), inbox, NOW);
+                apply(inbox, &plan);
+            }
+            assert_eq!(receive(&id("blue"), inbox, NOW).changes, []);
+            // What was carried out is forgotten, as the mirror does.
+            let copies = inbox.copies.clone();
+            inbox.deleted.retain(|(owner, key)| copies.get(owner).is_some_and(|c| c.contains_key(key)));
+        };
+        let put = |inbox: &mut Inbox, owner: usize, n: usize, version: bool| {
+            inbox.deleted.remove(&(id(owners[owner]), key(n)));
+            inbox.records.entry(id(owners[owner])).or_default().insert(key(n), Ok(spec(owner, n, version)));
+        };
+        let mut plain = start();
+        for ((owner, n), version) in &last {
+            put(&mut plain, *owner, *n, *version);
+        }
+        round(&mut plain);
+
+        let mut other = start();
+        let spoken: BTreeSet<(usize, usize)> = last.iter().map(|(at, _)| *at).collect();
+        for (i, (owner, n, version, gone)) in events.into_iter().enumerate() {
+            // Only exports are deleted in a watch; what is never spoken of again must be gone at the end.
+            let never = !spoken.contains(&(owner, n));
+            if never && n < 2 {
+                continue;
+            }
+            put(&mut other, owner, n, version);
+            if pauses[i % pauses.len()] {
+                round(&mut other);
+            }
+            if n >= 2 && (gone || never) {
+                other.records.get_mut(&id(owners[owner])).unwrap().remove(&key(n));
+                other.deleted.insert((id(owners[owner]), key(n)));
+            }
+        }
+        for (i, ((owner, n), version)) in shuffled.into_iter().enumerate() {
+            put(&mut other, owner, n, version);
+            if pauses[i % pauses.len()] {
+                round(&mut other);
+            }
+        }
+        round(&mut other);
+        let copies = |inbox: &Inbox| inbox.copies.clone().into_iter().filter(|(_, c)| !c.is_empty()).collect::<BTreeMap<_, _>>();
+        prop_assert_eq!(copies(&plain), copies(&other));
+    }
+}

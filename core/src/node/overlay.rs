@@ -15,7 +15,7 @@ use crate::kernel::{
 /// What a tunnel takes from the underlay's MTU: outer IPv6 and UDP headers, and WireGuard's.
 const TUNNEL_OVERHEAD: u32 = 80;
 /// What every IPv6 link must carry.
-const IPV6_MINIMUM: u32 = 1280;
+pub(super) const IPV6_MINIMUM: u32 = 1280;
 
 /// The tunnel's inner MTU over an underlay. IPv6 is given its minimum, whatever it costs in fragments.
 pub fn tunnel_mtu(underlay: u32, family: AddressFamily) -> u32 {
@@ -32,6 +32,13 @@ pub fn overlay_mtu(underlay: u32, outer: AddressFamily) -> u32 {
         AddressFamily::V4 => 50,
         AddressFamily::V6 => 70,
     })
+}
+
+/// The device's own MTU. Below IPv6's minimum the kernel takes IPv6 off it altogether; what does not fit
+/// the underlay is then fragmented outside. IPv4 is kept smaller by its routes.
+fn device_mtu(underlay: u32, outer: AddressFamily, inner_v6: bool) -> u32 {
+    let least = if inner_v6 { IPV6_MINIMUM } else { 0 };
+    overlay_mtu(underlay, outer).max(least)
 }
 
 /// The hardware address of a node with these overlay addresses: locally administered, of the IPv4 address
@@ -61,7 +68,11 @@ pub(super) fn build(topology: &Topology, observed: &Observed, state: &mut Kernel
         port: OVERLAY_PORT,
         local: outer,
         mac,
-        mtu: overlay_mtu(observed.underlay_mtu, family_of(outer)),
+        mtu: device_mtu(
+            observed.underlay_mtu,
+            family_of(outer),
+            topology.own.overlay(AddressFamily::V6).is_some(),
+        ),
         rp_filter: 2,
     });
     for address in topology.own.overlays() {

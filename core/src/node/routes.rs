@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::overlay::IPV6_MINIMUM;
 use super::topology::{Topology, of_family};
 use super::{FAMILIES, Observed, overlay_mtu, tunnel_mtu};
 use crate::kernel::{
@@ -19,9 +20,13 @@ const SIBLING_METRIC: u32 = ROUTE_METRIC + 1;
 /// The largest packet for other clusters, where the overlay must carry it too.
 pub(super) fn path_mtu(topology: &Topology, observed: &Observed, family: AddressFamily) -> u32 {
     let tunnel = tunnel_mtu(observed.underlay_mtu, family);
-    match topology.own.port {
+    let mtu = match topology.own.port {
         Some(port) => tunnel.min(overlay_mtu(observed.underlay_mtu, super::family_of(port.outer))),
         None => tunnel,
+    };
+    match family {
+        AddressFamily::V4 => mtu,
+        AddressFamily::V6 => mtu.max(IPV6_MINIMUM),
     }
 }
 

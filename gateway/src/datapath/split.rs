@@ -55,7 +55,12 @@ pub(super) fn prepare(vnet: Vnet, packet: &mut [u8], ip: Header) -> Option<Prepa
         Kind::Udp(size) => (size, 17),
     };
     let (transport, _) = vnet.checksum?;
-    if transport < 20 {
+    let ip_header = match packet.first()? >> 4 {
+        4 => usize::from(packet[0] & 0xf) * 4,
+        _ => 40,
+    };
+    // Both are the sender's word, and need not agree.
+    if transport < ip_header {
         return None;
     }
     let transport_len = match protocol {

@@ -157,7 +157,8 @@ fn is_as_wanted(op: &Op, refusal: &Refusal) -> bool {
         | Op::RemoveRule(_) => {
             matches!(
                 refusal.errno,
-                libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ENODEV
+                // The last one: the device has lost IPv6, and with it all of that family.
+                libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO
             )
         }
         Op::AddRule(_) => refusal.errno == libc::EEXIST,

@@ -6,7 +6,7 @@ mod firewall;
 
 use std::process::Command;
 
-pub use dump::dump;
+pub use dump::{difference, dump};
 pub use firewall::Firewall;
 
 use crate::userns;

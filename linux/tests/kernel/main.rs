@@ -3,6 +3,7 @@
 
 mod bed;
 mod drift;
+mod histories;
 mod language;
 mod traffic;
 mod wanted;

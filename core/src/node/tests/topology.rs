@@ -192,3 +192,24 @@ fn jumbo_frames_are_used_and_ipv6_keeps_its_minimum() {
     assert_eq!(tunnel_mtu(1300, AddressFamily::V6), 1280);
     assert_eq!(overlay_mtu(1500, AddressFamily::V4), 1450);
 }
+
+/// The kernel takes IPv6 off a device whose MTU is below 1280.
+#[test]
+fn over_a_narrow_underlay_ipv6_keeps_its_minimum_and_ipv4_its_routes_mtu() {
+    let mut inputs = blue(Stack::Dual, 3, 1);
+    inputs.observed.underlay_mtu = 1306;
+    let state = desired(&inputs).unwrap().state;
+    assert_eq!(state.overlay.unwrap().mtu, 1280);
+    let mtus: BTreeSet<(bool, u32)> = state
+        .routes
+        .iter()
+        .filter_map(|r| match &r.kind {
+            RouteKind::Unicast { mtu: Some(mtu), .. } => Some((r.destination.addr().is_ipv6(), *mtu)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(mtus, BTreeSet::from([(false, 1226), (true, 1280)]));
+    let mut inputs = blue(Stack::V4, 3, 1);
+    inputs.observed.underlay_mtu = 1306;
+    assert_eq!(desired(&inputs).unwrap().state.overlay.unwrap().mtu, 1256);
+}
