@@ -133,7 +133,6 @@ pub fn dns_message(data: &[u8]) {
             (Protocol::Udp, Some(edns)) => usize::from(edns.max_payload().clamp(512, 1232)),
             _ => usize::from(u16::MAX),
         };
-        // A question that is itself longer than an answer may be comes back by itself.
         let [query] = request.queries.queries() else {
             assert_ne!(info.response_code, ResponseCode::NoError);
             continue;
@@ -143,12 +142,18 @@ pub fn dns_message(data: &[u8]) {
         assert_eq!(answer.metadata.id, request.metadata.id);
         assert_eq!(answer.metadata.message_type, MessageType::Response);
         assert_eq!(answer.metadata.op_code, request.metadata.op_code);
+        assert_eq!(answer.edns.is_some(), request.edns.is_some());
         let asked = query.original();
+        if answer.queries.is_empty() {
+            // A name that points somewhere cannot be sent back.
+            assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+            assert!(data.get(12..).is_some_and(|rest| rest.iter().any(|b| *b >= 64)));
+            continue;
+        }
         let [echoed] = &answer.queries[..] else {
             panic!("{} questions in the answer", answer.queries.len());
         };
         assert!(echoed.name().eq_case(asked.name()) && echoed.query_type() == asked.query_type());
-        assert_eq!(answer.edns.is_some(), request.edns.is_some());
         judge(
             &answer,
             request.metadata.op_code,

@@ -71,6 +71,9 @@ impl Handler {
         let [query] = request.queries.queries() else {
             return without(ResponseCode::FormErr, "other");
         };
+        if !wire::is_plain(request) {
+            return without(ResponseCode::FormErr, "other");
+        }
         let type_ = wire::type_name(query.query_type());
         if request.edns.as_ref().is_some_and(|e| e.version() > 0) {
             return without(ResponseCode::BADVERS, type_);
@@ -119,21 +122,20 @@ impl RequestHandler for Handler {
             edns.set_dnssec_ok(asked.flags().dnssec_ok);
             edns
         });
+        let nothing = wire::no_question();
+        let questions = wire::questions(request, nothing.as_ref());
         if request.protocol() == Protocol::Udp {
             let limit = edns.as_ref().map_or(512, Edns::max_payload);
             // Glue is left out silently; answers that do not fit are asked for again by TCP.
-            if !wire::fits(request, metadata, &sections, edns.as_ref(), limit) {
+            if !wire::fits(questions, metadata, &sections, edns.as_ref(), limit) {
                 sections.additionals.clear();
-                if !wire::fits(request, metadata, &sections, edns.as_ref(), limit) {
+                if !wire::fits(questions, metadata, &sections, edns.as_ref(), limit) {
                     sections = Sections::default();
                     metadata.truncation = true;
                 }
             }
         }
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
-        }
+        let builder = MessageResponseBuilder::new(questions, edns.as_ref());
         let none: [Record; 0] = [];
         let response = builder.build(
             metadata,

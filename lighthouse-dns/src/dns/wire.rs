@@ -3,9 +3,9 @@
 use hickory_proto::op::{Edns, Metadata, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::BinEncoder;
+use hickory_proto::serialize::binary::{BinDecoder, BinEncoder};
 use hickory_server::server::Request;
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 use strait_core::dns::{self, Answer, Data};
 
 /// Times in a SOA that only secondaries would read; there are none.
@@ -75,9 +75,36 @@ fn full(name: &str) -> Option<Name> {
     Some(name)
 }
 
+/// Bytes of a message's header.
+const HEADER: usize = 12;
+
+/// Whether there is one question, with its name in full. There is nothing that a first name could point to
+/// but the header; as the question is sent back byte by byte, under another header, nobody could read it.
+pub(super) fn is_plain(request: &Request) -> bool {
+    let mut rest = request.as_slice().get(HEADER..).unwrap_or_default();
+    while let [length, after @ ..] = rest {
+        match length {
+            0 => return request.queries.queries().len() == 1,
+            1..64 => rest = after.get(usize::from(*length)..).unwrap_or_default(),
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// No question at all.
+pub(super) fn no_question() -> Option<Queries> {
+    Queries::read(&mut BinDecoder::new(&[]), 0).ok()
+}
+
+/// What goes back of the question.
+pub(super) fn questions<'a>(request: &'a Request, nothing: Option<&'a Queries>) -> &'a Queries {
+    nothing.filter(|_| !is_plain(request)).unwrap_or(&request.queries)
+}
+
 /// Whether a response fits into `limit` bytes. Most do by far, which a count of the records tells.
 pub(super) fn fits(
-    request: &Request,
+    questions: &Queries,
     metadata: Metadata,
     sections: &Sections,
     edns: Option<&Edns>,
@@ -99,10 +126,7 @@ pub(super) fn fits(
     let mut bytes = Vec::with_capacity(512);
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_max_size(u16::MAX);
-    let mut builder = MessageResponseBuilder::from_message_request(request);
-    if let Some(edns) = edns {
-        builder.edns(edns);
-    }
+    let builder = MessageResponseBuilder::new(questions, edns);
     let none: [Record; 0] = [];
     let response = builder.build(
         metadata,
