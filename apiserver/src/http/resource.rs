@@ -13,7 +13,7 @@ use super::{Call, header, manager};
 use crate::api::Api;
 use crate::catalog::Resource;
 use crate::rest::delete::{DeleteOptions, Deleted, delete, delete_collection};
-use crate::rest::list::{ListOptions, list, version, wrap};
+use crate::rest::list::{ListOptions, Listed, list, version, wrap};
 use crate::rest::update::{Place, update};
 use crate::rest::{Context, FieldValidation, Outcome, create, meta, patch, read, scale, send, watch};
 use crate::reviews;
@@ -70,7 +70,7 @@ pub(super) async fn serve(api: &Arc<Api>, call: Call) -> ApiResult<Response<Body
             let stored = read(api, &resource, &namespace, &t.name)?;
             show(&call, &resource, resource.decode(&stored), StatusCode::OK, &[])
         }
-        "list" => lists(api, &call, &resource, &namespace),
+        "list" => lists(api, &call, &resource, &namespace).await,
         "watch" => watches(api, &call, &resource, &namespace),
         "update" | "patch" if t.name.is_empty() => Err(ApiError::method_not_allowed()),
         "update" => {
@@ -275,7 +275,10 @@ fn show(
     Ok(warn(encoded(status, &value, encoding), warnings))
 }
 
-fn lists(
+/// Objects that are looked at, or shown in another form, between other requests; more are left to a thread.
+const MANY: usize = 2048;
+
+async fn lists(
     api: &Arc<Api>,
     call: &Call,
     resource: &Arc<Resource>,
@@ -283,7 +286,31 @@ fn lists(
 ) -> ApiResult<Response<Body>> {
     let (view, encoding) = view(call, true)?;
     let options = ListOptions::parse(&call.query, resource)?;
-    let listed = list(api, resource, namespace, &options)?;
+    let many = api.store.count(&resource.storage, namespace) > MANY;
+    let (api, resource, namespace) = (api.clone(), resource.clone(), namespace.to_owned());
+    let make = move || {
+        shown(
+            &resource,
+            view,
+            encoding,
+            list(&api, &resource, &namespace, &options)?,
+        )
+    };
+    if !many {
+        return make();
+    }
+    tokio::task::spawn_blocking(make)
+        .await
+        .map_err(ApiError::internal)?
+}
+
+/// A list in the form that was asked for.
+fn shown(
+    resource: &Arc<Resource>,
+    view: View,
+    encoding: Encoding,
+    listed: Listed,
+) -> ApiResult<Response<Body>> {
     if view == View::Plain && encoding == Encoding::Json {
         return Ok(body_response(
             StatusCode::OK,

@@ -348,6 +348,11 @@ impl Store {
         }
     }
 
+    /// How many objects of a resource there are, in one namespace or in all.
+    pub(crate) fn count(&self, resource: &str, namespace: &str) -> usize {
+        self.snapshot(resource).objects.count_within(namespace, "")
+    }
+
     /// All objects of a resource, of one namespace or of all, as of now.
     pub(crate) fn list(&self, resource: &str, namespace: &str) -> Page {
         let Snapshot { objects, rv } = self.snapshot(resource);

@@ -30,6 +30,9 @@ pub(super) struct Writer {
     swept: Instant,
 }
 
+/// Resources with changes that watches have not heard of.
+type Touched = BTreeSet<Arc<str>>;
+
 struct Done {
     key: Key,
     event: Event,
@@ -137,10 +140,11 @@ impl Writer {
         }
         let (done, answers): (Vec<_>, Vec<_>) = done.into_iter().unzip();
         match self.commit(done) {
-            Ok(objects) => {
+            Ok((objects, touched)) => {
                 for (answer, object) in answers.into_iter().zip(objects) {
                     let _ = answer.send(Ok(object));
                 }
+                self.notify(&touched);
             }
             Err(e) => {
                 for answer in answers {
@@ -150,8 +154,8 @@ impl Writer {
         }
     }
 
-    /// Writes changes down, and then shows them.
-    fn commit(&mut self, done: Vec<Done>) -> Result<Vec<Arc<Stored>>, String> {
+    /// Writes changes down, and then shows them. The resources returned have to be told of.
+    fn commit(&mut self, done: Vec<Done>) -> Result<(Vec<Arc<Stored>>, Touched), String> {
         if let Err(e) = self.persist(&done) {
             tracing::debug!(error = %e, writes = done.len(), "a batch of writes was refused by the disk");
             for d in done {
@@ -161,11 +165,21 @@ impl Writer {
             return Err(e);
         }
         let objects = done.iter().map(|d| d.event.object.clone()).collect();
+        let touched = done.iter().map(|d| d.key.resource.clone()).collect();
         let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
         for d in done {
             apply(&mut state, &self.window, d);
         }
-        Ok(objects)
+        Ok((objects, touched))
+    }
+
+    /// Wakes the watches of these resources: after whoever wrote has their answer, since there may be
+    /// thousands of them.
+    fn notify(&self, touched: &Touched) {
+        let state = self.state.read().unwrap_or_else(|e| e.into_inner());
+        for r in touched.iter().filter_map(|name| state.resources.get(name)) {
+            r.changed.send_replace(r.last_rv);
+        }
     }
 
     fn replace(&mut self, objects: Vec<(String, Bytes)>) -> Result<Replaced, WriteError> {
@@ -235,7 +249,8 @@ impl Writer {
             .map(|write| self.prepare(write, &mut overlay))
             .collect::<Result<Vec<_>, _>>()?;
         if !done.is_empty() {
-            self.commit(done).map_err(WriteError::Storage)?;
+            let (_, touched) = self.commit(done).map_err(WriteError::Storage)?;
+            self.notify(&touched);
         }
         Ok(replaced)
     }
@@ -378,7 +393,4 @@ fn apply(state: &mut State, window: &Window, done: Done) {
     r.trim(window);
     r.last_rv = rv;
     state.rv = rv;
-    if let Some(r) = state.resources.get(&key.resource) {
-        r.changed.send_replace(rv);
-    }
 }
