@@ -339,6 +339,11 @@ impl ApiError {
         )
     }
 
+    /// 500 of an error that Kubernetes has no reason for.
+    pub(crate) fn untyped(message: String) -> Box<Self> {
+        Self::make(StatusCode::INTERNAL_SERVER_ERROR, "", message, None)
+    }
+
     /// 400.
     pub(crate) fn bad_request(message: impl Into<String>) -> Box<Self> {
         Self::make(StatusCode::BAD_REQUEST, "BadRequest", message.into(), None)

@@ -1,5 +1,7 @@
 //! Which fields a value has, and which differ between two values.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::set::FieldSet;
@@ -102,6 +104,34 @@ fn collect(value: &Value, schema: &Schema, set: &mut FieldSet) {
     }
 }
 
+/// Why a configuration has items that cannot be told apart, in the words of Kubernetes.
+pub(super) fn flaw(value: &Value, schema: &Schema, path: &str) -> Option<String> {
+    match value {
+        Value::Object(map) if granular_map(schema) => map
+            .iter()
+            .find_map(|(name, sub)| flaw(sub, field(schema, name), &format!("{path}.{name}"))),
+        Value::Array(list) if granular_list(schema) => {
+            let mut seen = HashSet::new();
+            list.iter().enumerate().find_map(|(i, entry)| {
+                let key = element(entry, schema)?;
+                if let ListType::Map(keys) = &schema.list {
+                    let named: Value = key.strip_prefix("k:").and_then(|k| serde_json::from_str(k).ok())?;
+                    if let Some(missing) = keys.iter().find(|k| named.get(*k).is_none_or(Value::is_null)) {
+                        return Some(format!(
+                            "{path}: element {i}: associative list with keys has an element that omits key field {missing:?} (and doesn't have default value)"
+                        ));
+                    }
+                }
+                if !seen.insert(key.clone()) {
+                    return Some(format!("{path}: duplicate entries for key {}", super::set::shown(&[key])));
+                }
+                flaw(entry, item(schema), &format!("{path}{}", super::set::shown(&[key])))
+            })
+        }
+        _ => None,
+    }
+}
+
 /// What differs.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
@@ -169,23 +199,26 @@ fn walk(
         let none = Vec::new();
         let a = old.and_then(Value::as_array).unwrap_or(&none);
         let b = new.and_then(Value::as_array).unwrap_or(&none);
-        let find = |list: &[Value], key: &str| {
+        // Long lists are no rarity in a hostile request: each item is written and looked up once.
+        let index = |list: &'_ [Value]| -> Vec<String> {
             list.iter()
-                .find(|v| element(v, schema).as_deref() == Some(key))
-                .cloned()
+                .map(|v| element(v, schema).unwrap_or_default())
+                .collect()
         };
-        let mut keys: Vec<String> = Vec::new();
-        for entry in a.iter().chain(b) {
-            if let Some(key) = element(entry, schema)
-                && !keys.contains(&key)
-            {
-                keys.push(key);
+        let (old_keys, new_keys) = (index(a), index(b));
+        let place = |keys: &[String]| -> HashMap<String, usize> {
+            let last_to_first = keys.iter().enumerate().rev();
+            last_to_first.map(|(i, key)| (key.clone(), i)).collect()
+        };
+        let (in_old, in_new) = (place(&old_keys), place(&new_keys));
+        let mut seen = HashSet::new();
+        for key in old_keys.iter().chain(&new_keys) {
+            if !seen.insert(key) {
+                continue;
             }
-        }
-        for key in keys {
-            let (x, y) = (find(a, &key), find(b, &key));
-            path.push(key);
-            walk(x.as_ref(), y.as_ref(), item(schema), path, out);
+            let (x, y) = (in_old.get(key).map(|i| &a[*i]), in_new.get(key).map(|i| &b[*i]));
+            path.push(key.clone());
+            walk(x, y, item(schema), path, out);
             path.pop();
         }
         ends(old, new, schema, path, out);

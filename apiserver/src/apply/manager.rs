@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::compare::{compare, fields_of};
+use super::compare::{compare, fields_of, flaw};
 use super::merge::{merge, remove};
 use super::set::{FieldSet, shown};
 use crate::schema::Schema;
@@ -247,6 +247,29 @@ pub(crate) fn apply(
     force: bool,
     has_status: bool,
 ) -> ApiResult<Applied> {
+    if let Some(why) = flaw(config, schema, "") {
+        let text = |pointer: &str| {
+            config
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let place = if namespace.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{namespace}/{name}")
+        };
+        let (group, kind) = (text("/apiVersion"), text("/kind"));
+        let group = if group.contains('/') {
+            group.to_owned()
+        } else {
+            format!("/{group}")
+        };
+        return Err(ApiError::untyped(format!(
+            "failed to create typed patch object ({place}; {group}, Kind={kind}): {why}"
+        )));
+    }
     let entries = read(live);
     let config_fields = fields_of(&ownable(config, &manager.subresource, has_status), schema);
     let mut config = config.clone();

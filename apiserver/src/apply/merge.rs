@@ -1,5 +1,7 @@
 //! Merging an applied configuration into the live object, and taking fields out again.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde_json::{Map, Value};
 
 use super::compare::{element, field, granular_list, granular_map, item};
@@ -29,29 +31,45 @@ pub(super) fn merge(live: &Value, config: &Value, schema: &Schema) -> Value {
 
 /// Items keep the live order, and new ones follow the item that precedes them in the configuration.
 fn merge_lists(live: &[Value], config: &[Value], schema: &Schema) -> Vec<Value> {
-    let mut out: Vec<Value> = live.to_vec();
     let key = |v: &Value| element(v, schema);
-    let mut after: Option<String> = None;
+    let mut out: Vec<Value> = live.to_vec();
+    let mut place: HashMap<Option<String>, usize> = HashMap::new();
+    for (i, entry) in live.iter().enumerate() {
+        place.entry(key(entry)).or_insert(i);
+    }
+    // New items by the live one that they follow; those that follow none go to the end.
+    let mut new: Vec<Value> = Vec::new();
+    let mut following: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut after = live.len();
     for entry in config {
-        let id = key(entry);
-        match out.iter().position(|v| key(v) == id) {
-            Some(i) => out[i] = merge(&out[i], entry, item(schema)),
+        match place.get(&key(entry)) {
+            Some(i) if *i < live.len() => {
+                out[*i] = merge(&out[*i], entry, item(schema));
+                after = *i;
+            }
+            Some(i) => {
+                let n = *i - live.len();
+                new[n] = merge(&new[n], entry, item(schema));
+            }
             None => {
-                let place = match &after {
-                    Some(prev) => out
-                        .iter()
-                        .position(|v| key(v).as_ref() == Some(prev))
-                        .map(|i| i + 1),
-                    None => None,
-                };
-                let last = out.len();
-                // The first new item of a configuration goes to the end, as do those after the last.
-                out.insert(place.unwrap_or(last), entry.clone());
+                place.insert(key(entry), live.len() + new.len());
+                following.entry(after).or_default().push(new.len());
+                new.push(entry.clone());
             }
         }
-        after = id;
     }
-    out
+    let mut new: Vec<Option<Value>> = new.into_iter().map(Some).collect();
+    let mut all = Vec::with_capacity(out.len() + new.len());
+    for (i, entry) in out.into_iter().map(Some).chain([None]).enumerate() {
+        all.extend(entry);
+        let behind = following.remove(&i).unwrap_or_default();
+        all.extend(
+            behind
+                .into_iter()
+                .filter_map(|n| new.get_mut(n).and_then(Option::take)),
+        );
+    }
+    all
 }
 
 /// Takes the members of `gone` out of `value`.
@@ -97,5 +115,65 @@ fn hollow(value: &Value) -> bool {
         Value::Object(m) => m.is_empty(),
         Value::Array(l) => l.is_empty(),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::compare::{compare, flaw};
+    use super::*;
+    use crate::schema::builtin::Library;
+
+    fn ports(numbers: impl IntoIterator<Item = u32>) -> Value {
+        let list: Vec<Value> = numbers
+            .into_iter()
+            .map(|n| json!({"port": n, "protocol": "TCP"}))
+            .collect();
+        json!({"spec": {"ports": list}})
+    }
+
+    #[test]
+    fn new_items_follow_the_one_before_them_and_the_rest_keeps_its_place() {
+        let schema = Library::get().schema("io.k8s.api.core.v1.Service");
+        let merged = merge(&ports([1, 2, 3]), &ports([9, 2, 7, 8, 1, 6]), &schema);
+        assert_eq!(merged, ports([1, 6, 2, 7, 8, 3, 9]));
+    }
+
+    /// A list as long as a request may hold: pairs of items that are compared would take an hour.
+    #[test]
+    fn long_lists_are_merged_and_compared_item_by_item() {
+        let schema = Library::get().schema("io.k8s.api.core.v1.Service");
+        let (live, config) = (ports(0..60_000), ports(30_000..90_000));
+        let merged = merge(&live, &config, &schema);
+        assert_eq!(merged, ports(0..90_000));
+        assert_eq!(
+            compare(&live, &merged, &schema).added.children["f:spec"].children["f:ports"]
+                .children
+                .len(),
+            30_000
+        );
+        assert_eq!(flaw(&merged, &schema, ""), None);
+    }
+
+    #[test]
+    fn items_that_cannot_be_told_apart_are_named() {
+        let schema = Library::get().schema("io.k8s.api.core.v1.Service");
+        assert_eq!(
+            flaw(
+                &json!({"spec": {"ports": [{"port": 1}, {"name": "x"}]}}),
+                &schema,
+                ""
+            )
+            .as_deref(),
+            Some(
+                ".spec.ports: element 1: associative list with keys has an element that omits key field \"port\" (and doesn't have default value)"
+            )
+        );
+        assert_eq!(
+            flaw(&ports([1, 1]), &schema, "").as_deref(),
+            Some(".spec.ports: duplicate entries for key [port=1,protocol=\"TCP\"]")
+        );
     }
 }
