@@ -362,6 +362,31 @@ mod tests {
         }
     }
 
+    /// A kernel without the driver, or a pod without the mount.
+    #[test]
+    fn without_the_tun_driver_the_error_says_what_to_load_and_mount() {
+        use rustix::mount::{MountFlags, mount};
+        let name = "tun::tests::without_the_tun_driver_the_error_says_what_to_load_and_mount";
+        crate::testing::as_root(name, || {
+            // Mounts are a thread's own once it has left the others'.
+            crate::sandbox::own_mounts().unwrap();
+            mount("none", "/dev/net", "tmpfs", MountFlags::empty(), None).unwrap();
+            let options = TunOptions {
+                name: "strait-tun".into(),
+                mtu: 1420,
+                offload: true,
+                nonblocking: true,
+            };
+            let error = Tun::open(&options).unwrap_err();
+            assert!(matches!(error, TunError::Missing), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("/dev/net/tun") && text.contains("CONFIG_TUN"),
+                "{text}"
+            );
+        });
+    }
+
     #[test]
     fn errors_name_the_object_and_the_next_step() {
         assert!(TunError::Missing.to_string().contains("CONFIG_TUN"));

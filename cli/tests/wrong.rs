@@ -1,0 +1,72 @@
+//! Roles that are started wrongly end at once, and say what is wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+const NOWHERE: &str = "/nowhere/kubeconfig";
+
+/// What a command that must fail says.
+fn refused(args: &[&str]) -> String {
+    let state = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(args)
+        .env_clear()
+        .env("STRAIT_STATE_DIR", state.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?} went through: {text}");
+    assert!(!text.contains("panicked"), "{args:?}: {text}");
+    text
+}
+
+#[test]
+fn a_kubeconfig_that_is_not_there_is_named_by_every_role() {
+    for args in [
+        &["gateway", "--node-name", "n"][..],
+        &["route-agent", "--node-name", "n"],
+        &["agent"],
+        &["dns", "--listen", "127.0.0.1:0"],
+        &["broker"],
+        &["broker", "members"],
+        &["leave"],
+    ] {
+        let text = refused(&[args, &["--kubeconfig", NOWHERE]].concat());
+        assert!(text.contains(NOWHERE), "{args:?}: {text}");
+    }
+    // Outside a pod, and with none named.
+    let text = refused(&["agent"]);
+    assert!(
+        text.contains("--kubeconfig") && text.contains("KUBECONFIG"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_no_join_token_is_named_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let args = |file: &str| {
+        let args = [
+            "join",
+            "--cluster-id",
+            "blue",
+            "--token-file",
+            file,
+            "--kubeconfig",
+            NOWHERE,
+        ];
+        refused(&args)
+    };
+    let text = args("/nowhere/token");
+    assert!(text.contains("/nowhere/token"), "{text}");
+    for bad in ["c2VjcmV0LWJ1dC1uby10b2tlbg", "not base64!", ""] {
+        std::fs::write(&file, bad).unwrap();
+        let text = args(&file.display().to_string());
+        assert!(text.contains("this is no join token"), "{bad}: {text}");
+        assert!(
+            bad.is_empty() || !text.contains(bad),
+            "the token is shown: {text}"
+        );
+    }
+}
