@@ -51,8 +51,9 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Runs a target over the inputs kept for it in `fuzz/corpus/NAME`, and over what is left of each when its
-/// end is cut off. A panic names the input.
+/// Runs a target over the inputs kept for it in `fuzz/corpus/NAME`, over what is left of each when its end is
+/// cut off, and over some damaged copies: always the same, and as many as `STRAIT_FUZZ_DAMAGED` says. A panic
+/// names the input.
 #[cfg(test)]
 pub(crate) fn replay(name: &str, target: fn(&[u8])) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -64,15 +65,64 @@ pub(crate) fn replay(name: &str, target: fn(&[u8])) {
         .collect();
     files.sort();
     assert!(!files.is_empty(), "{} holds no input", folder.display());
-    for file in files {
-        let bytes = std::fs::read(&file).unwrap();
-        for length in [bytes.len(), bytes.len() / 2, bytes.len().saturating_sub(1)] {
-            let held = std::panic::catch_unwind(|| target(&bytes[..length]));
+    let damaged = std::env::var("STRAIT_FUZZ_DAMAGED").map_or(2, |n| n.parse().unwrap());
+    let inputs: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    let mut chance = Chance(0x5354_5241_4954);
+    for (file, bytes) in files.iter().zip(&inputs) {
+        let held = |what: &str, bytes: &[u8]| {
+            let held = std::panic::catch_unwind(|| target(bytes));
             assert!(
                 held.is_ok(),
-                "{name} fails on the first {length} bytes of {}",
-                file.display()
+                "{name} fails on {what} {}: {}",
+                file.display(),
+                bytes.escape_ascii()
             );
+        };
+        for length in [bytes.len(), bytes.len() / 2, bytes.len().saturating_sub(1)] {
+            held("the start of", &bytes[..length]);
         }
+        for _ in 0..damaged {
+            held("a damaged", &chance.damage(bytes, &inputs));
+        }
+    }
+}
+
+/// Numbers that look random (xorshift).
+#[cfg(test)]
+struct Chance(u64);
+
+#[cfg(test)]
+impl Chance {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end.max(1)
+    }
+
+    /// A copy with some bytes changed, taken out, said twice, or taken from another input.
+    fn damage(&mut self, bytes: &[u8], others: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len());
+            let most = (bytes.len() - at).min(32);
+            let length = self.below(most + 1);
+            match self.below(5) {
+                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+                1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5)],
+                2 => drop(bytes.drain(at..at + length)),
+                3 => {
+                    let again = bytes[at..at + length].to_vec();
+                    bytes.splice(at..at, again);
+                }
+                _ => {
+                    let other = &others[self.below(others.len())];
+                    let from = self.below(other.len());
+                    let piece = &other[from..(from + 32).min(other.len())];
+                    bytes.splice(at..(at + length).min(bytes.len()), piece.iter().copied());
+                }
+            }
+        }
+        bytes
     }
 }
