@@ -47,6 +47,15 @@ pub(crate) fn write(path: &Path, content: &[u8], secret: bool) -> Result<(), Err
     put().map_err(|e| fail(path, "written", e))
 }
 
+/// Writes a file that holds a credential (a kubeconfig, say) as a whole, readable by its owner only, whatever
+/// the umask and whatever the mode of a file that stood there before.
+///
+/// # Errors
+/// With the file's name where it cannot be written.
+pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    write(path, text.as_bytes(), true)
+}
+
 /// Files that are not connections.
 const OTHERS: u64 = 128;
 
@@ -80,4 +89,23 @@ pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| fail(dir, "made", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_credential_is_its_owners_even_where_an_open_file_stood() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.yaml");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        super::write_private(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
 }

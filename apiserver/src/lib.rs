@@ -59,7 +59,7 @@ pub use audit::Audit;
 pub use auth::User;
 pub use config::{Config, Data, Limits, Version};
 pub use error::Error;
-pub use files::allow_many_connections;
+pub use files::{allow_many_connections, write_private};
 pub use http::Service;
 pub use server::{Server, kubeconfig};
 pub use store::Window;

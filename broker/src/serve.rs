@@ -1,11 +1,9 @@
 //! `strait broker`: the controllers, and where it is stand-alone the API server that they work on.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -13,7 +11,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use strait_api::names::BROKER_NAMESPACE;
-use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections};
+use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections, write_private};
 use strait_core::admission;
 use strait_daemon::{CommonArgs, Shutdown, Status};
 
@@ -145,8 +143,7 @@ impl Standalone {
         write_private(
             &kubeconfig,
             &server.admin_kubeconfig(&local.unwrap_or_else(|| url.clone())),
-        )
-        .with_context(|| format!("{} cannot be written", kubeconfig.display()))?;
+        )?;
         Ok(Self { server, client, url })
     }
 }
@@ -289,23 +286,6 @@ async fn advertise(client: &Client, url: &str, ca: Option<&str>) -> anyhow::Resu
         }
     };
     Ok(())
-}
-
-/// Replaces a file that only its owner may read, in one step.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -121,10 +121,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     config.pod_grace = true;
     let server = Server::start(config).await?;
     for (url, path) in args.write_kubeconfig {
-        let new = path.with_extension("new");
-        std::fs::write(&new, server.admin_kubeconfig(&url))
-            .and_then(|()| std::fs::rename(&new, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        strait_apiserver::write_private(&path, &server.admin_kubeconfig(&url))?;
     }
     shutdown.wait().await;
     server.shutdown().await;
