@@ -41,12 +41,9 @@ pub fn join_token(data: &[u8]) {
             );
         }
         Err(error) => {
-            let text = error.to_string();
-            assert!(text.starts_with("this is no join token"), "{text}");
-            assert!(
-                line.trim().len() < 16 || !text.contains(line.trim()),
-                "the error quotes the token"
-            );
+            // One of the sentences that there are, whatever came.
+            let known = ["", "\u{a7}", "e30"].map(|bad| JoinToken::decode(bad).unwrap_err().to_string());
+            assert!(known.contains(&error.to_string()), "{error}");
         }
     }
 }
