@@ -141,6 +141,22 @@ impl Inputs {
         }
     }
 
+    /// [`Inputs::changed`] for the first time, where what the daemon did outlives it: a crash loses what came in
+    /// the last second before it, so what is on disk may be older than the deeds. It counts only when the API
+    /// server has not told everything after `patience`.
+    pub async fn first(&mut self, calm: Duration, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        self.changed(calm).await;
+        while self.knowledge() < Knowledge::Live {
+            if tokio::time::timeout_at(deadline, self.changed(calm))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
     /// Waits, once shut down, until the last changes are on disk. A daemon that saves its inputs calls it
     /// before it ends, or its next start would lack what came in the last second.
     pub async fn saved(&mut self) {

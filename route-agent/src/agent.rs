@@ -22,6 +22,8 @@ use crate::objects::Watches;
 const CALM: Duration = Duration::from_millis(2);
 /// The kernel is compared with what it should hold at least this often, whatever it told.
 const FULL_SYNC: Duration = Duration::from_secs(30);
+/// How long the API server may take at the start, while the kernel keeps what the last run applied.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// The first wait after a failed round; it doubles.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
@@ -82,7 +84,7 @@ pub async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     // Before every kind is known, live or from disk, nothing may be concluded from what is missing.
     tokio::select! {
-        () = inputs.changed(CALM) => {}
+        () = inputs.first(CALM, PATIENCE) => {}
         () = shutdown.wait() => return Ok(()),
     }
     let mut retry = FIRST_RETRY;

@@ -491,6 +491,36 @@ fn it_starts_from_what_it_knew_where_the_api_server_is_away() {
     );
 }
 
+/// A crash loses what came in the second before it; the kernel has it already.
+#[test]
+fn what_is_saved_does_not_undo_what_came_after_it() {
+    in_world(
+        "what_is_saved_does_not_undo_what_came_after_it",
+        |mut world| async move {
+            world.apply(&joined()).await;
+            world.start_agent();
+            world.kernel_is("a way to green", way_to_green).await;
+            world.becomes_ready().await;
+            world.stop_agent().await;
+            for kind in ["clusters", "members"] {
+                let file = world.dir.path().join(format!("state/route-agent/{kind}.json"));
+                let mut saved: Vec<Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+                let all = saved.len();
+                saved.retain(|object| !object.to_string().contains("green"));
+                assert!(saved.len() < all, "{kind}");
+                std::fs::write(&file, serde_json::to_vec(&saved).unwrap()).unwrap();
+            }
+
+            let mut changes = world.kernel.subscribe().unwrap();
+            world.start_agent();
+            world.becomes_ready().await;
+            let change = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
+            assert!(change.is_err(), "the kernel was touched: {change:?}");
+            world.stop_agent().await;
+        },
+    );
+}
+
 #[test]
 fn nothing_changes_while_nothing_is_known() {
     in_world("nothing_changes_while_nothing_is_known", |mut world| async move {
