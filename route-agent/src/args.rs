@@ -77,7 +77,7 @@ pub struct PlanArgs {
     pub underlay_mtu: UnderlayMtu,
 
     /// How to print the plan
-    #[arg(long, default_value = "text", value_enum)]
+    #[arg(short, long, default_value = "text", value_enum)]
     pub output: Output,
 }
 

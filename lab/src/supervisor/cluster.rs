@@ -150,8 +150,10 @@ async fn write_node(client: &Client, node: &NodePlan) -> Result<()> {
             "type": "Ready", "status": "True", "reason": "LabReady", "message": "the lab runs this node",
             "lastHeartbeatTime": now, "lastTransitionTime": now,
         }],
+        "capacity": resources(),
+        "allocatable": resources(),
         "nodeInfo": {
-            "architecture": std::env::consts::ARCH, "operatingSystem": "linux",
+            "architecture": architecture(), "operatingSystem": "linux",
             "kernelVersion": kernel(), "kubeletVersion": "v1.33.0-strait-lab",
             "osImage": "strait lab", "containerRuntimeVersion": "strait-lab://1",
             "bootID": "", "machineID": "", "systemUUID": "", "kubeProxyVersion": "",
@@ -163,6 +165,24 @@ async fn write_node(client: &Client, node: &NodePlan) -> Result<()> {
     Ok(())
 }
 
+/// The machine's architecture as Kubernetes names it (Go's GOARCH).
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// What a node has: this machine's processors and memory, which all nodes share, and as many pods as a kubelet
+/// takes by default.
+fn resources() -> Value {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = rustix::system::sysinfo();
+    let memory = u128::from(info.totalram) * u128::from(info.mem_unit.max(1));
+    json!({ "cpu": cpus.to_string(), "memory": format!("{}Ki", memory / 1024), "pods": "110" })
+}
+
 fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
@@ -172,7 +192,7 @@ pub(super) fn node_labels(node: &NodePlan) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), node.name.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ("kubernetes.io/arch".to_owned(), std::env::consts::ARCH.to_owned()),
+        ("kubernetes.io/arch".to_owned(), architecture().to_owned()),
     ]);
     if node.gateway {
         labels.insert(LABEL_GATEWAY_NODE.to_owned(), "true".to_owned());

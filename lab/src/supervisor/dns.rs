@@ -156,6 +156,7 @@ impl Lab {
             addresses: &pod.addresses,
             host_ip: node.ips().first().copied(),
             ready: true,
+            waits: false,
             restarts: 0,
         };
         set_pod_status(client, state).await

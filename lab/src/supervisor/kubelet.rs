@@ -276,6 +276,7 @@ impl Lab {
             addresses,
             host_ip: node.ips().first().copied(),
             ready: false,
+            waits: false,
             restarts: 0,
         };
         set_pod_status(client, state).await

@@ -163,6 +163,7 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
                     names,
                 ));
                 tokio::spawn(Arc::clone(lab).follow_deletions(name.clone(), client.clone()));
+                tokio::spawn(Arc::clone(lab).follow_pods(name.clone(), client.clone()));
                 let nodes = cluster.nodes.iter().map(|n| n.name.clone()).collect();
                 tokio::spawn(readiness::renew_leases(client.clone(), nodes));
                 step(&format!("{name}: API server answers, nodes and manifests are in"));

@@ -27,6 +27,8 @@ use crate::wires::{self, PodWire};
 
 /// How long a pod may take until its ports answer.
 const POD_READY: Duration = Duration::from_secs(20);
+/// How often processes of pods are looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long one probe may take.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,15 @@ struct Pod {
     /// Whether its object was written: from then on, its absence is its end.
     announced: bool,
     has_process: bool,
+    /// What its object says of it, once it was ready.
+    said: Option<Said>,
+}
+
+/// What an object says of its pod's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Said {
+    runs: bool,
+    restarts: u32,
 }
 
 impl Pods {
@@ -85,6 +96,30 @@ impl Pods {
             .filter(|(_, pod)| pod.announced)
             .filter_map(|(place, pod)| Some((of(place)?, pod.namespace.clone())))
             .collect()
+    }
+
+    /// Place, namespace, node and addresses of a cluster's pods that have a process, and what was said of it.
+    fn spoken_of(&self, cluster: &str) -> Vec<(String, String, String, Vec<IpAddr>, Said)> {
+        let prefix = format!("{cluster}/");
+        let spoken = |(place, pod): (&String, &Pod)| {
+            let said = pod
+                .said
+                .filter(|_| pod.has_process && place.starts_with(&prefix))?;
+            let Pod {
+                namespace,
+                node,
+                addresses,
+                ..
+            } = pod;
+            Some((
+                place.clone(),
+                namespace.clone(),
+                node.clone(),
+                addresses.clone(),
+                said,
+            ))
+        };
+        self.lock().iter().filter_map(spoken).collect()
     }
 
     /// How they are.
@@ -146,6 +181,7 @@ impl Lab {
             addresses: addresses.clone(),
             announced: false,
             has_process: false,
+            said: None,
             mounts: mounts.clone(),
             wire,
         };
@@ -218,6 +254,7 @@ impl Lab {
             addresses,
             host_ip,
             ready: false,
+            waits: false,
             restarts: 0,
         };
         set_pod_status(client, state).await?;
@@ -244,7 +281,53 @@ impl Lab {
         })
         .await;
         answers.map_err(|e| self.with_log(e, &id))?;
-        set_pod_status(client, PodState { ready: true, ..state }).await
+        set_pod_status(client, PodState { ready: true, ..state }).await?;
+        if let Some(pod) = self.pods.lock().get_mut(&id) {
+            pod.said = Some(Said {
+                runs: true,
+                restarts: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Says in the objects of a cluster's pods when their processes end and start again, while the lab lives.
+    pub(super) async fn follow_pods(self: Arc<Self>, cluster: String, client: Client) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for (place, namespace, node, addresses, said) in self.pods.spoken_of(&cluster) {
+                let Some(process) = self.processes.status_of(&place) else {
+                    continue;
+                };
+                let now = Said {
+                    runs: process.pid.is_some(),
+                    restarts: process.restarts,
+                };
+                if now == said {
+                    continue;
+                }
+                let name = place.rsplit('/').next().unwrap_or(&place);
+                let plan = self.topology.cluster(&cluster).and_then(|c| c.node(&node));
+                let state = PodState {
+                    namespace: &namespace,
+                    name,
+                    container: name,
+                    addresses: &addresses,
+                    host_ip: plan.and_then(|n| n.ips().first().copied()),
+                    ready: now.runs,
+                    waits: !now.runs,
+                    restarts: now.restarts,
+                };
+                match set_pod_status(&client, state).await {
+                    Ok(()) => {
+                        if let Some(pod) = self.pods.lock().get_mut(&place) {
+                            pod.said = Some(now);
+                        }
+                    }
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            }
+        }
     }
 
     /// Whether all ports of a pod accept connections from its node, as kubelet's probes try.

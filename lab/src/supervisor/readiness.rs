@@ -35,6 +35,8 @@ pub(super) struct PodState<'a> {
     pub(super) addresses: &'a [IpAddr],
     pub(super) host_ip: Option<IpAddr>,
     pub(super) ready: bool,
+    /// Whether its process ended and will be started again.
+    pub(super) waits: bool,
     pub(super) restarts: u32,
 }
 
@@ -102,6 +104,7 @@ impl Lab {
             addresses,
             host_ip,
             ready,
+            waits: false,
             restarts,
         };
         set_pod_status(client, state).await
@@ -121,6 +124,11 @@ pub(super) async fn set_pod_status(client: &Client, pod: PodState<'_>) -> Result
     let truth = if pod.ready { "True" } else { "False" };
     let condition =
         |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastTransitionTime": now });
+    let container = if pod.waits {
+        json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "the process ended; see `strait lab logs`" } })
+    } else {
+        json!({ "running": { "startedAt": now } })
+    };
     let ips: Vec<Value> = pod.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
     let status = json!({ "status": {
         "phase": "Running",
@@ -134,8 +142,8 @@ pub(super) async fn set_pod_status(client: &Client, pod: PodState<'_>) -> Result
         ],
         "containerStatuses": [{
             "name": pod.container, "image": "strait-lab", "imageID": "",
-            "ready": pod.ready, "started": true, "restartCount": pod.restarts,
-            "state": { "running": { "startedAt": now } },
+            "ready": pod.ready, "started": !pod.waits, "restartCount": pod.restarts,
+            "state": container,
         }],
     }});
     Api::<Pod>::namespaced(client.clone(), pod.namespace)
