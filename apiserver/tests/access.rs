@@ -498,3 +498,108 @@ async fn only_tls_is_spoken_and_names_are_checked() {
     stranger.shutdown().await;
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_right_to_one_name_and_rules_with_nulls_open_nothing_more() {
+    let mut config = Config::in_memory();
+    config.manifests.push(
+        READER
+            .replace(
+                "resources: [configmaps], verbs: [get, list, watch]",
+                "resources: [configmaps], resourceNames: [one], verbs: [get, list, watch, delete, deletecollection]",
+            )
+            .replace(
+                "rules: [{",
+                "rules: [{apiGroups: [rbac.authorization.k8s.io], resources: [roles], verbs: [create]}, {",
+            ),
+    );
+    let server = Server::start(config).await.unwrap();
+    let admin = server.admin_token().to_owned();
+    for name in ["one", "two"] {
+        let map = json!({"metadata": {"name": name}});
+        let made = ask(&server, &admin, "POST", MAPS, map).await;
+        assert_eq!(made.status(), StatusCode::CREATED);
+    }
+    let made = value(token(&server, json!({})).await).await;
+    let jwt = made["status"]["token"].as_str().unwrap();
+    let one = format!("{MAPS}/one");
+    let read = ask(&server, jwt, "GET", &one, Value::Null).await;
+    assert_eq!(read.status(), StatusCode::OK);
+    for method in ["LIST", "WATCH", "DELETECOLLECTION", "list"] {
+        let refused = ask(&server, jwt, method, &one, Value::Null).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{method}");
+        let refused = ask(&server, &admin, method, &one, Value::Null).await;
+        assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
+    }
+    let whole = format!("{MAPS}?fieldSelector=metadata.name%3Done");
+    let refused = ask(&server, jwt, "DELETE", &whole, Value::Null).await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let left = value(ask(&server, &admin, "GET", MAPS, Value::Null).await).await;
+    let names: Vec<_> = left["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["metadata"]["name"])
+        .collect();
+    assert!(
+        names.contains(&&json!("one")) && names.contains(&&json!("two")),
+        "{names:?}"
+    );
+
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    for extra in [
+        json!({"resourceNames": null}),
+        json!({"nonResourceURLs": null}),
+        json!({}),
+    ] {
+        let mut rule = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+        rule.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        let role = json!({"metadata": {"name": "more"}, "rules": [rule]});
+        let refused = ask(&server, jwt, "POST", roles, role).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{extra}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_outside_ascii_is_not_served_as_the_one_who_asks() {
+    let server = start().await;
+    for (user, status) in [
+        (&b"jos\xc3\xa9"[..], StatusCode::FORBIDDEN),
+        (b"jos\xe9", StatusCode::BAD_REQUEST),
+    ] {
+        let request = Request::builder()
+            .uri(MAPS)
+            .header("authorization", format!("Bearer {}", server.admin_token()))
+            .header("impersonate-user", http::HeaderValue::from_bytes(user).unwrap());
+        let answer = server
+            .service()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{user:?}");
+    }
+}
+
+#[tokio::test]
+async fn data_that_is_no_base64_is_refused() {
+    let server = start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for (text, fine) in [
+        ("YQ==", true),
+        ("YQ", false),
+        ("not base64!", false),
+        ("_-8=", false),
+        ("YQ\n==", true),
+    ] {
+        let secret = json!({"metadata": {"generateName": "s-"}, "data": {"a": text}});
+        let answer = ask(&server, server.admin_token(), "POST", secrets, secret).await;
+        assert_eq!(
+            answer.status().is_success(),
+            fine,
+            "{text:?}: {}",
+            answer.status()
+        );
+    }
+}

@@ -67,8 +67,11 @@ pub(crate) fn check(
                 };
                 return held(rbac, user, namespace, plural, name, &[whole, urls]);
             }
-            let rules: Vec<Rule> =
-                serde_json::from_value(new.get("rules").cloned().unwrap_or_default()).unwrap_or_default();
+            let rules: Option<Vec<Rule>> =
+                serde_json::from_value(new.get("rules").cloned().unwrap_or_default()).map_err(|e| {
+                    ApiError::bad_request(&format!("the rules of the {plural:?} object cannot be read: {e}"))
+                })?;
+            let rules = rules.unwrap_or_default();
             held(rbac, user, namespace, plural, name, &rules)
         }
         Kind::RoleBinding | Kind::ClusterRoleBinding => {

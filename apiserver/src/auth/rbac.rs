@@ -21,16 +21,30 @@ pub(crate) const RESOURCES: [&str; 4] = [
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Rule {
     /// Verbs, or `*`.
+    #[serde(deserialize_with = "nullable")]
     pub(crate) verbs: Vec<String>,
     /// Groups, or `*`.
+    #[serde(deserialize_with = "nullable")]
     pub(crate) api_groups: Vec<String>,
     /// Resources, `resource/subresource`, `*`, or `*/subresource`.
+    #[serde(deserialize_with = "nullable")]
     pub(crate) resources: Vec<String>,
     /// Names; none: all.
+    #[serde(deserialize_with = "nullable")]
     pub(crate) resource_names: Vec<String>,
     /// Paths that are not resources.
-    #[serde(rename = "nonResourceURLs")]
+    #[serde(rename = "nonResourceURLs", deserialize_with = "nullable")]
     pub(crate) non_resource_urls: Vec<String>,
+}
+
+/// A list for which `null` may stand, as for every list of the API; null in it is an empty text, as in Go.
+fn nullable<'de, D: serde::Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+    let list: Option<Vec<Option<String>>> = Deserialize::deserialize(list)?;
+    Ok(list
+        .unwrap_or_default()
+        .into_iter()
+        .map(Option::unwrap_or_default)
+        .collect())
 }
 
 /// What somebody wants to do.

@@ -187,9 +187,9 @@ where
         (None, None) => (User::anonymous(), None),
     };
     held.noted.with(|entry| entry.user = Some(user.clone()));
-    let asking = user.name.clone();
+    let asking = user.clone();
     let user = impersonated(api, user, &parts.headers)?;
-    if user.name != asking {
+    if user != asking {
         held.noted.with(|entry| entry.impersonated = Some(user.clone()));
     }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -287,15 +287,22 @@ pub(crate) fn refusal(user: &User, a: &Attributes) -> Box<ApiError> {
 
 /// Whoever may do so acts as somebody else.
 fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> ApiResult<User> {
+    // A name that cannot be read must not be served as the one who asks.
+    let text = |v: &HeaderValue| match std::str::from_utf8(v.as_bytes()) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(ApiError::bad_request("the impersonation headers are not UTF-8")),
+    };
     let name = headers
         .get("impersonate-user")
-        .and_then(|v| v.to_str().ok())
+        .map(text)
+        .transpose()?
         .unwrap_or_default();
+    let name = name.as_str();
     let groups: Vec<String> = headers
         .get_all("impersonate-group")
         .iter()
-        .filter_map(|v| v.to_str().ok().map(str::to_owned))
-        .collect();
+        .map(text)
+        .collect::<ApiResult<_>>()?;
     if name.is_empty() {
         if !groups.is_empty() {
             return Err(ApiError::bad_request(

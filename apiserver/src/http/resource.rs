@@ -52,6 +52,9 @@ pub(super) async fn serve(api: &Arc<Api>, call: Call) -> ApiResult<Response<Body
     if !resource.verbs.contains(&verb) {
         return Err(ApiError::method_not_allowed());
     }
+    if !t.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+        return Err(ApiError::method_not_allowed());
+    }
     match verb {
         "create" => {
             if !t.name.is_empty() || (resource.namespaced && namespace.is_empty()) {

@@ -91,10 +91,11 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Route {
         ("PATCH", _) => "patch",
         ("DELETE", false) => "delete",
         ("DELETE", true) => "deletecollection",
-        (other, _) => other,
+        // No method of the API: a verb of its name would be judged as that verb.
+        _ => "",
     };
     let selected = match verb {
-        "list" | "watch" | "deletecollection" => query
+        "list" | "watch" => query
             .get("fieldSelector")
             .and_then(|t| FieldSelector::parse(t, &[]).ok())
             .and_then(|s| s.name().map(str::to_owned))
@@ -102,7 +103,7 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Route {
         _ => String::new(),
     };
     Route::Resource(Target {
-        verb: verb.to_lowercase(),
+        verb: verb.into(),
         group: group.into(),
         version: version.into(),
         namespace: namespace.into(),
@@ -176,6 +177,15 @@ mod tests {
                 Route::Path("get".into()),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn a_method_is_no_verb() {
+        for name in ["LIST", "list", "WATCH", "DELETECOLLECTION", "ESCALATE", "OPTIONS"] {
+            let method = Method::from_bytes(name.as_bytes()).unwrap();
+            let t = target(method, "/api/v1/namespaces/a/configmaps/one");
+            assert_eq!(t.verb, "", "{name}");
         }
     }
 }
