@@ -69,7 +69,7 @@ pub(crate) fn check(
             }
             let rules: Option<Vec<Rule>> =
                 serde_json::from_value(new.get("rules").cloned().unwrap_or_default()).map_err(|e| {
-                    ApiError::bad_request(&format!("the rules of the {plural:?} object cannot be read: {e}"))
+                    ApiError::bad_request(format!("the rules of the {plural:?} object cannot be read: {e}"))
                 })?;
             let rules = rules.unwrap_or_default();
             held(rbac, user, namespace, plural, name, &rules)
