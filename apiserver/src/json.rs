@@ -32,6 +32,36 @@ pub(crate) fn excerpt(text: &str) -> String {
     format!("{}...", &text[..end])
 }
 
+/// What Go's decoder calls a value.
+pub(crate) fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A body as refusals of it show it: its beginning, in hexadecimal digits unless it looks like an object.
+pub(crate) fn summary(body: &[u8]) -> String {
+    const LONGEST: usize = 30;
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let start = &body[..body.len().min(LONGEST)];
+    let mut text = if body[0] == b'{' {
+        String::from_utf8_lossy(start).into_owned()
+    } else {
+        hex::encode(start)
+    };
+    if body.len() > LONGEST {
+        text.push_str(" ...");
+    }
+    text
+}
+
 /// About what a value takes when it is written, in bytes.
 pub(crate) fn size(value: &Value) -> usize {
     match value {
@@ -64,7 +94,14 @@ pub(crate) fn go_error(bytes: &[u8], e: &serde_json::Error) -> String {
         b => format!("\\x{b:02x}"),
     };
     let text = e.to_string();
-    let place = if text.starts_with("key must be a string") {
+    if text.starts_with("expected ident") {
+        return literal(bytes, offset, &shown).unwrap_or(text);
+    }
+    let place = if text.starts_with("trailing comma") && *byte == b'}' {
+        "looking for beginning of object key string"
+    } else if text.starts_with("trailing comma") {
+        "looking for beginning of value"
+    } else if text.starts_with("key must be a string") {
         "looking for beginning of object key string"
     } else if text.starts_with("expected value") {
         "looking for beginning of value"
@@ -80,6 +117,18 @@ pub(crate) fn go_error(bytes: &[u8], e: &serde_json::Error) -> String {
         return text;
     };
     format!("invalid character '{shown}' {place}")
+}
+
+/// The error of a word that is none of the three, at its first wrong letter.
+fn literal(bytes: &[u8], wrong: usize, shown: &str) -> Option<String> {
+    ["null", "true", "false"].into_iter().find_map(|word| {
+        (1..word.len()).rev().find_map(|n| {
+            let begun = bytes.get(wrong.checked_sub(n)?..wrong)?;
+            let expected = word[n..].chars().next()?;
+            (begun == &word.as_bytes()[..n])
+                .then(|| format!("invalid character '{shown}' in literal {word} (expecting '{expected}')"))
+        })
+    })
 }
 
 struct Seed<'a> {

@@ -51,8 +51,7 @@ fn review(
     namespace: &str,
     body: &Body,
 ) -> ApiResult<Outcome> {
-    let (mut object, duplicates) = decode::parse(body, &resource.kind)?;
-    let warnings = decode::check(&mut object, resource, cx.validation, duplicates)?;
+    let (mut object, warnings) = decode::read(body, resource, cx.validation)?;
     object.as_object_mut().map(|m| m.shift_remove("status"));
     meta::tidy(&mut object);
     if kind == Kind::SelfSubjectReview {

@@ -1,12 +1,13 @@
 //! Role-based access control: what the roles and bindings in the store allow.
 
-use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, RwLock};
 
 use serde::Deserialize;
 
 use super::{MASTERS, User};
-use crate::store::Store;
+use crate::selector::LabelSelector;
+use crate::store::{Store, Stored};
 
 /// Resources that decide.
 pub(crate) const RESOURCES: [&str; 4] = [
@@ -195,11 +196,78 @@ struct Index {
     roles: HashMap<(String, String), Arc<Vec<Rule>>>,
 }
 
+/// Name and labels.
+type Labelled = (String, Vec<(String, String)>);
+
+/// The selectors of an aggregation rule.
+fn selectors(rule: &serde_json::Value) -> Result<Vec<LabelSelector>, String> {
+    let list = rule.get("clusterRoleSelectors").and_then(|v| v.as_array());
+    list.into_iter().flatten().map(LabelSelector::of).collect()
+}
+
+/// The rules of everything that an aggregated role takes in, directly or by way of other aggregated roles,
+/// none twice. Each selector takes roles in the order of their names; roles that take in each other end there.
+fn gathered(
+    name: &str,
+    aggregated: &BTreeMap<String, Vec<LabelSelector>>,
+    labels: &[Labelled],
+    rules: &HashMap<String, Arc<Vec<Rule>>>,
+) -> Vec<Rule> {
+    let mut out: Vec<Rule> = Vec::new();
+    let mut seen = BTreeSet::from([name]);
+    let mut waiting = vec![name];
+    while let Some(next) = waiting.pop() {
+        let Some(selectors) = aggregated.get(next) else {
+            for rule in rules.get(next).into_iter().flat_map(|r| r.iter()) {
+                if !out.contains(rule) {
+                    out.push(rule.clone());
+                }
+            }
+            continue;
+        };
+        let mut found = Vec::new();
+        for selector in selectors {
+            for (other, have) in labels {
+                if selector.matches(have) && seen.insert(other.as_str()) {
+                    found.push(other.as_str());
+                }
+            }
+        }
+        waiting.extend(found.into_iter().rev());
+    }
+    out
+}
+
+/// What cannot be read, and is told of once for each version of it.
+#[derive(Default)]
+struct Told(Vec<(&'static str, String, u64, String)>);
+
+impl Told {
+    fn add(&mut self, what: &'static str, object: &Stored, why: String) {
+        let key = format!("{what} {}", object.key());
+        self.0.push((what, key, object.rv, why));
+    }
+
+    /// Logs what is new against `before`, and remembers the rest.
+    fn tell(self, before: &mut BTreeMap<String, u64>) {
+        let mut now = BTreeMap::new();
+        for (what, key, rv, why) in self.0 {
+            if before.get(&key) != Some(&rv) {
+                tracing::warn!(object = %key, version = rv, error = %why, "a {what} cannot be read and grants nothing");
+            }
+            now.insert(key, rv);
+        }
+        *before = now;
+    }
+}
+
 /// Decides.
 #[derive(Debug)]
 pub(crate) struct Rbac {
     store: Store,
     index: RwLock<Arc<Index>>,
+    /// What could not be read when the index was last built, by its key, and at which version.
+    unreadable: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Rbac {
@@ -208,6 +276,7 @@ impl Rbac {
         Rbac {
             store,
             index: RwLock::new(Arc::new(Index::default())),
+            unreadable: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -238,47 +307,45 @@ impl Rbac {
         };
         let [roles, role_bindings, cluster_roles, cluster_role_bindings] = RESOURCES;
         // A role or binding that cannot be read grants nothing, and hinders no other.
-        let mut aggregated = Vec::new();
-        let mut labels: Vec<(String, Vec<(String, String)>)> = Vec::new();
+        let mut told = Told::default();
+        let mut labels: Vec<Labelled> = Vec::new();
+        let mut aggregated: BTreeMap<String, Vec<LabelSelector>> = BTreeMap::new();
         for object in self.store.list(cluster_roles, "").items {
-            match serde_json::from_slice::<RoleObject>(&object.json) {
-                Ok(role) => {
-                    if let Some(rule) = role.aggregation_rule {
-                        aggregated.push((object.name.clone(), rule));
-                    }
-                    labels.push((object.name.clone(), object.labels.clone()));
-                    index
-                        .cluster_roles
-                        .insert(object.name.clone(), Arc::new(role.rules.unwrap_or_default()));
-                }
+            let role: RoleObject = match serde_json::from_slice(&object.json) {
+                Ok(role) => role,
                 Err(e) => {
-                    tracing::warn!(role = %object.name, error = %e, "a ClusterRole cannot be read and grants nothing")
+                    told.add("ClusterRole", &object, e.to_string());
+                    continue;
+                }
+            };
+            if let Some(rule) = role.aggregation_rule {
+                match selectors(&rule) {
+                    Ok(list) => {
+                        aggregated.insert(object.name.clone(), list);
+                    }
+                    Err(e) => {
+                        told.add("ClusterRole", &object, e);
+                        continue;
+                    }
                 }
             }
+            labels.push((object.name.clone(), object.labels.clone()));
+            index
+                .cluster_roles
+                .insert(object.name.clone(), Arc::new(role.rules.unwrap_or_default()));
         }
-        for (name, rule) in aggregated {
-            let selectors = rule["clusterRoleSelectors"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            let mut rules: Vec<Rule> = Vec::new();
-            for (other, have) in &labels {
-                let matches = selectors.iter().any(|s| {
-                    s["matchLabels"].as_object().is_some_and(|m| {
-                        m.iter()
-                            .all(|(k, v)| have.iter().any(|(hk, hv)| hk == k && v.as_str() == Some(hv)))
-                    })
-                });
-                if matches && *other != name {
-                    rules.extend(
-                        index
-                            .cluster_roles
-                            .get(other)
-                            .map(|r| r.to_vec())
-                            .unwrap_or_default(),
-                    );
-                }
-            }
+        // In the order of names, whatever order the store lists them in.
+        labels.sort();
+        let whole: Vec<_> = aggregated
+            .keys()
+            .map(|name| {
+                (
+                    name.clone(),
+                    gathered(name, &aggregated, &labels, &index.cluster_roles),
+                )
+            })
+            .collect();
+        for (name, rules) in whole {
             index.cluster_roles.insert(name, Arc::new(rules));
         }
         for object in self.store.list(roles, "").items {
@@ -287,9 +354,7 @@ impl Rbac {
                     let key = (object.namespace.clone(), object.name.clone());
                     index.roles.insert(key, Arc::new(role.rules.unwrap_or_default()));
                 }
-                Err(e) => {
-                    tracing::warn!(role = %object.key(), error = %e, "a Role cannot be read and grants nothing")
-                }
+                Err(e) => told.add("Role", &object, e.to_string()),
             }
         }
         for resource in [cluster_role_bindings, role_bindings] {
@@ -297,7 +362,7 @@ impl Rbac {
                 let binding: BindingObject = match serde_json::from_slice(&object.json) {
                     Ok(b) => b,
                     Err(e) => {
-                        tracing::warn!(binding = %object.key(), error = %e, "a binding cannot be read and grants nothing");
+                        told.add("binding", &object, e.to_string());
                         continue;
                     }
                 };
@@ -320,6 +385,7 @@ impl Rbac {
                 }
             }
         }
+        told.tell(&mut self.unreadable.lock().unwrap_or_else(|e| e.into_inner()));
         index
     }
 
@@ -398,5 +464,96 @@ impl Index {
             self.namespaced.get(namespace)
         };
         self.cluster.iter().chain(local.into_iter().flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+    use tracing::span;
+
+    use super::*;
+    use crate::store::{Key, Location, Op, Window, Write};
+
+    /// Counts what is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.target() == module_path!().trim_end_matches("::tests")
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_of_once_for_each_version_and_hinders_no_other() {
+        let store = Store::open(&Location::Memory, Window::default()).unwrap();
+        let rbac = Rbac::new(store.clone());
+        let lines = Lines::default();
+        let _logged = tracing::subscriber::set_default(lines.clone());
+        let [roles, role_bindings, cluster_roles, cluster_role_bindings] = RESOURCES;
+        let put = async |resource: &str, namespace: &str, name: &str, mut object: serde_json::Value| {
+            object["metadata"] = json!({"namespace": namespace, "name": name});
+            let key = Key {
+                resource: resource.into(),
+                namespace: namespace.into(),
+                name: name.into(),
+            };
+            let found = store.get(resource, namespace, name);
+            let write = Write {
+                key,
+                expect: found.map(|f| f.rv),
+                op: Op::Put(object),
+            };
+            store.write(write).await.unwrap();
+        };
+        let good = json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]});
+        put(cluster_roles, "", "good", good).await;
+        let binding = json!({"roleRef": {"kind": "ClusterRole", "name": "good"}, "subjects": [{"kind": "User", "name": "jane"}]});
+        put(cluster_role_bindings, "", "good", binding).await;
+        let selector = json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
+        let odd = json!({"aggregationRule": {"clusterRoleSelectors": [selector]}});
+        put(cluster_roles, "", "odd", odd).await;
+        for (resource, name) in [(cluster_roles, "bad"), (roles, "bad"), (role_bindings, "bad")] {
+            put(
+                resource,
+                if resource == cluster_roles { "" } else { "ns" },
+                name,
+                json!({"rules": 5, "roleRef": 5}),
+            )
+            .await;
+        }
+        let ask = || {
+            let a = Attributes {
+                verb: "get".into(),
+                resource: "pods".into(),
+                ..Attributes::default()
+            };
+            assert!(rbac.allows(&User::new("jane", &[]), &a));
+            lines.0.load(Ordering::Relaxed)
+        };
+        assert_eq!(ask(), 4);
+        for n in 0..3 {
+            put(roles, "ns", "other", json!({"rules": [], "n": n})).await;
+            assert_eq!(ask(), 4, "the index is built anew, and nothing new is wrong");
+        }
+        put(cluster_roles, "", "bad", json!({"rules": 6})).await;
+        assert_eq!(ask(), 5, "another version, another line");
+        put(cluster_roles, "", "bad", json!({"rules": []})).await;
+        assert_eq!(ask(), 5);
+        put(cluster_roles, "", "bad", json!({"rules": 6})).await;
+        assert_eq!(ask(), 6);
     }
 }

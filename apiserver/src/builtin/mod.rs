@@ -1,5 +1,6 @@
 //! What built-in kinds have of their own: defaults, checks, and what happens beside a write.
 
+pub(crate) mod config;
 pub(crate) mod crd;
 pub(crate) mod event;
 pub(crate) mod namespace;
@@ -117,7 +118,8 @@ pub(crate) fn default(kind: Kind, object: &mut Value, old: Option<&Value>) {
         Kind::Pod => pod::default(object),
         Kind::Namespace => namespace::default(object),
         Kind::Node => node::default(object),
-        Kind::Secret => small::secret(object),
+        Kind::Secret => config::default_secret(object),
+        Kind::ConfigMap => config::default_config_map(object),
         Kind::RoleBinding | Kind::ClusterRoleBinding => rbac::default_binding(object),
         Kind::Role | Kind::ClusterRole => rbac::default_role(object),
         Kind::Crd => crate::catalog::crd::complete(object),
@@ -172,8 +174,8 @@ pub(crate) fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
         Kind::Role | Kind::ClusterRole => rbac::validate_role(kind, object),
         Kind::Event | Kind::NewEvent => event::validate(kind, object),
         Kind::Lease => small::validate_lease(object),
-        Kind::ConfigMap => small::validate_config_map(object),
-        Kind::Secret => small::validate_secret(object),
+        Kind::ConfigMap => config::validate_config_map(object),
+        Kind::Secret => config::validate_secret(object),
         Kind::Deployment | Kind::DaemonSet | Kind::ReplicaSet | Kind::StatefulSet => {
             small::validate_workload(object)
         }
@@ -186,15 +188,27 @@ pub(crate) fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
     }
 }
 
+/// Checks a changed object: by itself, and against the one before.
+pub(crate) fn validate_change(api: &Api, kind: Kind, old: &Value, new: &Value) -> Vec<Cause> {
+    let frozen = matches!(kind, Kind::Secret | Kind::ConfigMap);
+    let mut causes = if frozen {
+        config::validate_frozen(kind, old, new)
+    } else {
+        Vec::new()
+    };
+    causes.extend(validate(api, kind, new));
+    causes.extend(validate_update(kind, old, new));
+    causes
+}
+
 /// Checks what may not change.
-pub(crate) fn validate_update(kind: Kind, old: &Value, new: &Value) -> Vec<Cause> {
+fn validate_update(kind: Kind, old: &Value, new: &Value) -> Vec<Cause> {
     match kind {
         Kind::Service => service::validate_update(old, new),
         Kind::Pod => pod::validate_update(old, new),
         Kind::EndpointSlice => small::immutable(old, new, "/addressType", "addressType"),
         Kind::RoleBinding | Kind::ClusterRoleBinding => rbac::validate_binding_update(old, new),
         Kind::Crd => crd::validate_update(old, new),
-        Kind::Secret | Kind::ConfigMap => small::validate_frozen(kind, old, new),
         Kind::Deployment | Kind::DaemonSet | Kind::ReplicaSet => {
             small::immutable(old, new, "/spec/selector", "spec.selector")
         }

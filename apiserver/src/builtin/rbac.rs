@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::catalog::builtin::Kind;
+use crate::rest::names;
+use crate::selector;
 use crate::status::Cause;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -91,6 +93,30 @@ pub(super) fn validate_role(kind: Kind, object: &Value) -> Vec<Cause> {
             ));
         }
     }
+    if let Some(rule) = object.get("aggregationRule").filter(|r| !r.is_null()) {
+        causes.extend(check_aggregation(rule));
+    }
+    causes
+}
+
+fn check_aggregation(rule: &Value) -> Vec<Cause> {
+    let at = "aggregationRule.clusterRoleSelectors";
+    let selectors = rule.get("clusterRoleSelectors").and_then(Value::as_array);
+    let Some(selectors) = selectors.filter(|list| !list.is_empty()) else {
+        return vec![Cause::required(
+            at,
+            "at least one clusterRoleSelector required if aggregationRule is non-nil",
+        )];
+    };
+    let mut causes = Vec::new();
+    for (i, selector) in selectors.iter().enumerate() {
+        let at = format!("{at}[{i}]");
+        let found = selector::check(selector, &at);
+        if !found.is_empty() {
+            causes.extend(found);
+            causes.push(Cause::invalid(at, &Value::Null, "invalid label selector."));
+        }
+    }
     causes
 }
 
@@ -114,8 +140,11 @@ pub(super) fn validate_binding(kind: Kind, object: &Value) -> Vec<Cause> {
         let list: Vec<Value> = known.iter().map(|k| Value::from(*k)).collect();
         causes.push(Cause::not_supported("roleRef.kind", &role.into(), &list));
     }
-    if text("/roleRef/name").is_empty() {
+    let name = text("/roleRef/name");
+    if name.is_empty() {
         causes.push(Cause::required("roleRef.name", ""));
+    } else if let Err(e) = names::path_segment(name) {
+        causes.push(Cause::invalid("roleRef.name", &name.into(), e));
     }
     let subjects = object
         .get("subjects")
@@ -130,6 +159,12 @@ pub(super) fn validate_binding(kind: Kind, object: &Value) -> Vec<Cause> {
         }
         match field("kind") {
             "ServiceAccount" => {
+                let name = field("name");
+                if !name.is_empty()
+                    && let Err(e) = names::subdomain(name)
+                {
+                    causes.push(Cause::invalid(format!("{at}.name"), &name.into(), e));
+                }
                 if !field("apiGroup").is_empty() {
                     causes.push(Cause::not_supported(
                         format!("{at}.apiGroup"),
@@ -141,7 +176,15 @@ pub(super) fn validate_binding(kind: Kind, object: &Value) -> Vec<Cause> {
                     causes.push(Cause::required(format!("{at}.namespace"), ""));
                 }
             }
-            "User" | "Group" => {}
+            "User" | "Group" => {
+                if field("apiGroup") != GROUP {
+                    causes.push(Cause::not_supported(
+                        format!("{at}.apiGroup"),
+                        &field("apiGroup").into(),
+                        &[GROUP.into()],
+                    ));
+                }
+            }
             other => causes.push(Cause::not_supported(
                 format!("{at}.kind"),
                 &other.into(),

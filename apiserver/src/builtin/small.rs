@@ -2,129 +2,12 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::catalog::builtin::Kind;
 use crate::rest::{Context, create, meta};
 use crate::status::{ApiResult, Cause};
-
-const MAX_DATA: usize = 1 << 20;
-
-/// Texts become data.
-pub(super) fn secret(object: &mut Value) {
-    let texts = object.as_object_mut().and_then(|m| m.shift_remove("stringData"));
-    if let Some(Value::Object(texts)) = texts {
-        let mut data = object
-            .get("data")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
-        for (key, text) in texts {
-            data.insert(key, STANDARD.encode(text.as_str().unwrap_or_default()).into());
-        }
-        if !data.is_empty() {
-            object["data"] = Value::Object(data);
-        }
-    }
-    if object
-        .get("type")
-        .and_then(Value::as_str)
-        .is_none_or(str::is_empty)
-    {
-        object["type"] = "Opaque".into();
-    }
-}
-
-fn key_rule(key: &str) -> Result<(), String> {
-    let fine = !key.is_empty()
-        && key.len() <= 253
-        && key != "."
-        && !key.starts_with("..")
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if fine {
-        Ok(())
-    } else {
-        Err("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')".into())
-    }
-}
-
-/// `encoded` is the field whose texts are base64; Go lets line ends pass in it.
-fn data(object: &Value, fields: &[&str], encoded: &str) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    let mut size = 0;
-    for field in fields {
-        for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
-            if let Err(e) = key_rule(key) {
-                causes.push(Cause::invalid(format!("{field}[{key}]"), &key.as_str().into(), e));
-            }
-            let text = value.as_str().filter(|_| *field == encoded);
-            if text.is_some_and(|text| STANDARD.decode(text.replace(['\r', '\n'], "")).is_err()) {
-                causes.push(Cause::invalid(
-                    format!("{field}[{key}]"),
-                    &"".into(),
-                    "illegal base64 data",
-                ));
-            }
-            size += value.as_str().map(str::len).unwrap_or(0);
-        }
-    }
-    if size > MAX_DATA {
-        causes.push(Cause::too_long(
-            fields.first().copied().unwrap_or_default(),
-            MAX_DATA as u64,
-            "bytes",
-        ));
-    }
-    causes
-}
-
-pub(super) fn validate_config_map(object: &Value) -> Vec<Cause> {
-    data(object, &["data", "binaryData"], "binaryData")
-}
-
-pub(super) fn validate_secret(object: &Value) -> Vec<Cause> {
-    let mut causes = data(object, &["data"], "data");
-    if object.get("type") == Some(&Value::from("kubernetes.io/service-account-token")) {
-        let name = object.pointer("/metadata/annotations/kubernetes.io~1service-account.name");
-        if name.and_then(Value::as_str).is_none_or(str::is_empty) {
-            causes.push(Cause::required(
-                "metadata.annotations[kubernetes.io/service-account.name]",
-                "",
-            ));
-        }
-    }
-    causes
-}
-
-/// What is marked immutable stays, and so does a secret's type.
-pub(super) fn validate_frozen(kind: Kind, old: &Value, new: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    if kind == Kind::Secret {
-        causes.extend(immutable(old, new, "/type", "type"));
-    }
-    if old.get("immutable") == Some(&Value::Bool(true)) {
-        if new.get("immutable") != Some(&Value::Bool(true)) {
-            causes.push(Cause::forbidden(
-                "immutable",
-                "field is immutable when `immutable` is set",
-            ));
-        }
-        for field in ["data", "binaryData"] {
-            if old.get(field) != new.get(field) {
-                causes.push(Cause::forbidden(
-                    field,
-                    "field is immutable when `immutable` is set",
-                ));
-            }
-        }
-    }
-    causes
-}
 
 /// A field that may not change.
 pub(super) fn immutable(old: &Value, new: &Value, pointer: &str, field: &str) -> Vec<Cause> {

@@ -2,6 +2,7 @@
 
 mod health;
 mod held;
+mod impersonate;
 pub(crate) mod negotiate;
 pub(crate) mod query;
 pub(crate) mod receive;
@@ -9,7 +10,6 @@ mod resource;
 pub(crate) mod respond;
 pub(crate) mod target;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -188,7 +188,7 @@ where
     };
     held.noted.with(|entry| entry.user = Some(user.clone()));
     let asking = user.clone();
-    let user = impersonated(api, user, &parts.headers)?;
+    let user = impersonate::user(api, user, &parts.headers)?;
     if user != asking {
         held.noted.with(|entry| entry.impersonated = Some(user.clone()));
     }
@@ -283,75 +283,6 @@ pub(crate) fn refusal(user: &User, a: &Attributes) -> Box<ApiError> {
         a.group
     );
     ApiError::forbidden(&a.group, &a.resource, &a.name, &why)
-}
-
-/// Whoever may do so acts as somebody else.
-fn impersonated(api: &Api, user: User, headers: &HeaderMap) -> ApiResult<User> {
-    // A name that cannot be read must not be served as the one who asks.
-    let text = |v: &HeaderValue| match std::str::from_utf8(v.as_bytes()) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(ApiError::bad_request("the impersonation headers are not UTF-8")),
-    };
-    let name = headers
-        .get("impersonate-user")
-        .map(text)
-        .transpose()?
-        .unwrap_or_default();
-    let name = name.as_str();
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .map(text)
-        .collect::<ApiResult<_>>()?;
-    if name.is_empty() {
-        if !groups.is_empty() {
-            return Err(ApiError::bad_request(
-                "requested impersonation of groups without impersonating a user",
-            ));
-        }
-        return Ok(user);
-    }
-    let account = name
-        .strip_prefix("system:serviceaccount:")
-        .and_then(|r| r.split_once(':'));
-    let mut wanted = vec![match account {
-        Some((ns, n)) => Attributes {
-            resource: "serviceaccounts".into(),
-            namespace: ns.into(),
-            name: n.into(),
-            ..Attributes::default()
-        },
-        None => Attributes {
-            resource: "users".into(),
-            name: name.into(),
-            ..Attributes::default()
-        },
-    }];
-    wanted.extend(groups.iter().map(|g| Attributes {
-        resource: "groups".into(),
-        name: g.clone(),
-        ..Attributes::default()
-    }));
-    for mut a in wanted {
-        a.verb = "impersonate".into();
-        if !api.rbac.allows(&user, &a) {
-            return Err(refusal(&user, &a));
-        }
-    }
-    let mut groups = groups;
-    if let (true, Some((ns, _))) = (groups.is_empty(), account) {
-        groups.push("system:serviceaccounts".into());
-        groups.push(format!("system:serviceaccounts:{ns}"));
-    }
-    if !groups.iter().any(|g| g == crate::auth::AUTHENTICATED) && name != "system:anonymous" {
-        groups.push(crate::auth::AUTHENTICATED.into());
-    }
-    Ok(User {
-        name: name.into(),
-        uid: String::new(),
-        groups,
-        extra: BTreeMap::new(),
-    })
 }
 
 /// Paths that are no resources.

@@ -24,8 +24,7 @@ pub(crate) async fn create(
     namespace: &str,
     body: &Body,
 ) -> ApiResult<Outcome> {
-    let (mut object, duplicates) = decode::parse(body, &resource.kind)?;
-    let warnings = decode::check(&mut object, resource, cx.validation, duplicates)?;
+    let (object, warnings) = decode::read(body, resource, cx.validation)?;
     let mut outcome = create_object(api, cx, resource, namespace, object, false).await?;
     outcome.warnings.splice(..0, warnings);
     Ok(outcome)

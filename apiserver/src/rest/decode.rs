@@ -1,9 +1,10 @@
 //! From the body of a request to an object.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::FieldValidation;
 use crate::catalog::Resource;
+use crate::json::go_kind;
 use crate::schema;
 use crate::status::{ApiError, ApiResult, Cause};
 
@@ -16,28 +17,81 @@ pub(crate) struct Body {
     pub(crate) bytes: bytes::Bytes,
 }
 
+/// How Go prints the type into which kind and version are read.
+const VERSION_KIND: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// The refusal of a body that cannot be told to be any kind.
+fn unrecognized(body: &Body, kind: &str, why: &str) -> Box<ApiError> {
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({})",
+        crate::json::summary(&body.bytes)
+    ))
+}
+
 /// Parses a body as JSON or YAML. The second part names fields that stand twice.
 pub(crate) fn parse(body: &Body, kind: &str) -> ApiResult<(Value, Vec<String>)> {
-    match body.media_type.as_str() {
-        "application/json" | "" => crate::json::parse(&body.bytes).map_err(|e| {
-            let text = String::from_utf8_lossy(&body.bytes);
-            ApiError::bad_request(format!(
-                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {e} ({})",
-                crate::json::excerpt(&text)
-            ))
-        }),
+    let wrong = |e: String| unrecognized(body, kind, &e);
+    let unread = |e: String| wrong(format!("couldn't get version/kind; json parse error: {e}"));
+    let (value, twice) = match body.media_type.as_str() {
+        "application/json" | "" => crate::json::parse(&body.bytes).map_err(unread)?,
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            let text = std::str::from_utf8(&body.bytes)
-                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))?;
-            crate::yaml::parse(text)
-                .map(|v| (v, Vec::new()))
-                .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))
+            let text = std::str::from_utf8(&body.bytes).map_err(|e| wrong(format!("yaml: {e}")))?;
+            (crate::yaml::parse(text).map_err(wrong)?, Vec::new())
         }
-        "application/vnd.kubernetes.protobuf" => crate::protobuf::parse(&body.bytes)
-            .map(|v| (v, Vec::new()))
-            .map_err(ApiError::bad_request),
-        _ => Err(ApiError::unsupported_media_type(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
+        "application/vnd.kubernetes.protobuf" => {
+            let value = crate::protobuf::parse(&body.bytes).map_err(ApiError::bad_request)?;
+            (value, Vec::new())
+        }
+        _ => {
+            return Err(ApiError::unsupported_media_type(&[
+                "application/json",
+                "application/yaml",
+                "application/vnd.kubernetes.protobuf",
+            ]));
+        }
+    };
+    match &value {
+        // In Go, null is nothing of whatever type.
+        Value::Null => return Ok((Value::Object(Map::new()), twice)),
+        Value::Object(map) => {
+            for field in ["apiVersion", "kind"] {
+                if let Some(v) = map.get(field).filter(|v| !v.is_string() && !v.is_null()) {
+                    return Err(unread(format!(
+                        "json: cannot unmarshal {} into Go struct field .{field} of type string",
+                        go_kind(v)
+                    )));
+                }
+            }
+        }
+        other => {
+            return Err(unread(format!(
+                "json: cannot unmarshal {} into Go value of type {VERSION_KIND}",
+                go_kind(other)
+            )));
+        }
     }
+    Ok((value, twice))
+}
+
+/// Reads an object of a resource from a body.
+pub(crate) fn read(
+    body: &Body,
+    resource: &Resource,
+    validation: FieldValidation,
+) -> ApiResult<(Value, Vec<String>)> {
+    let (mut object, duplicates) = parse(body, &resource.kind)?;
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if resource.custom() && kind.is_empty() {
+        let text = String::from_utf8_lossy(&body.bytes);
+        return Err(unrecognized(
+            body,
+            &resource.kind,
+            &format!("Object 'Kind' is missing in '{}'", crate::json::excerpt(&text)),
+        ));
+    }
+    let warnings = check(&mut object, resource, validation, duplicates)?;
+    Ok((object, warnings))
 }
 
 /// The refusal of an object that cannot be read as its kind.
@@ -176,19 +230,11 @@ fn examine(
 /// The first thing in the metadata that is not of its type.
 fn metadata_type(object: &Value) -> Option<String> {
     let meta = object.get("metadata")?;
-    let go = |v: &Value| match v {
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-        Value::Null => "null",
-    };
     let Some(map) = meta.as_object() else {
         return (!meta.is_null()).then(|| {
             format!(
                 "json: cannot unmarshal {} into Go struct field .metadata of type v1.ObjectMeta",
-                go(meta)
+                go_kind(meta)
             )
         });
     };
@@ -197,7 +243,7 @@ fn metadata_type(object: &Value) -> Option<String> {
             let kind = if v.is_number() {
                 "number".to_owned()
             } else {
-                go(v).to_owned()
+                go_kind(v).to_owned()
             };
             let of = if field == "uid" { "types.UID" } else { "string" };
             return Some(format!(
@@ -212,13 +258,13 @@ fn metadata_type(object: &Value) -> Option<String> {
         let Some(entries) = v.as_object() else {
             return Some(format!(
                 "json: cannot unmarshal {} into Go struct field ObjectMeta.{field} of type map[string]string",
-                go(v)
+                go_kind(v)
             ));
         };
         if let Some(bad) = entries.values().find(|v| !v.is_string()) {
             return Some(format!(
                 "json: cannot unmarshal {} into Go struct field ObjectMeta.{field} of type string",
-                go(bad)
+                go_kind(bad)
             ));
         }
     }
@@ -227,7 +273,7 @@ fn metadata_type(object: &Value) -> Option<String> {
         if !fine {
             return Some(format!(
                 "json: cannot unmarshal {} into Go struct field ObjectMeta.finalizers of type []string",
-                go(v)
+                go_kind(v)
             ));
         }
     }
@@ -236,7 +282,7 @@ fn metadata_type(object: &Value) -> Option<String> {
         if !fine {
             return Some(format!(
                 "json: cannot unmarshal {} into Go struct field ObjectMeta.ownerReferences of type []v1.OwnerReference",
-                go(v)
+                go_kind(v)
             ));
         }
     }

@@ -38,8 +38,7 @@ pub(crate) async fn update(
     body: &Body,
 ) -> ApiResult<Outcome> {
     let resource = place_.resource;
-    let (mut object, duplicates) = decode::parse(body, &resource.kind)?;
-    let warnings = decode::check(&mut object, resource, cx.validation, duplicates)?;
+    let (mut object, warnings) = decode::read(body, resource, cx.validation)?;
     let given = meta::text(&object, "name").to_owned();
     if given.is_empty() {
         return Err(ApiError::bad_request("name must be provided"));
@@ -386,8 +385,7 @@ fn prepare(
     }
     if let Some(kind) = resource.builtin() {
         if subresource.is_empty() {
-            causes.extend(builtin::validate(api, kind, &new));
-            causes.extend(builtin::validate_update(kind, old, &new));
+            causes.extend(builtin::validate_change(api, kind, old, &new));
         }
         escalation::check(&api.rbac, &cx.user, kind, namespace, old, &new)?;
     }

@@ -2,22 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Schema, Type};
+use super::{Schema, Type, bytes};
+use crate::json::go_kind;
 
 /// The first value that does not fit its type.
 pub(crate) fn mismatch(value: &Value, schema: &Schema) -> Option<String> {
     at(value, schema, "", "")
-}
-
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn go_type(schema: &Schema) -> String {
@@ -76,6 +66,9 @@ fn at(value: &Value, schema: &Schema, owner: &str, path: &str) -> Option<String>
         ));
     }
     match value {
+        Value::String(text) if schema.format.as_deref() == Some("byte") => bytes::decode(text)
+            .err()
+            .map(|at| format!("illegal base64 data at input byte {at}")),
         Value::Object(map) => map.iter().find_map(|(name, sub)| {
             let s = schema.field(name)?;
             let owner = if schema.go_type.is_empty() {

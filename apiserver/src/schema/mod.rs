@@ -4,6 +4,7 @@
 //! are right (`validate`), and how lists and maps merge (apply, strategic merge).
 
 pub(crate) mod builtin;
+pub(crate) mod bytes;
 mod compile;
 mod decode;
 mod format;

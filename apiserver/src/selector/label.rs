@@ -2,7 +2,7 @@
 
 /// One condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Requirement {
+pub(super) enum Requirement {
     Exists(String),
     Absent(String),
     In(String, Vec<String>),
@@ -14,7 +14,7 @@ enum Requirement {
 /// A parsed label selector; the empty one takes all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LabelSelector {
-    requirements: Vec<Requirement>,
+    pub(super) requirements: Vec<Requirement>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,13 +5,16 @@
 
 mod apply;
 mod bad_input;
+mod bodies;
 mod builtins;
+mod configs;
 mod definitions;
 mod deletes;
 mod lists;
 mod patches;
 mod planes;
 mod rights;
+mod roles;
 mod stand_in;
 #[path = "../support/under.rs"]
 mod under;
