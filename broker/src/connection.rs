@@ -53,6 +53,9 @@ impl Place {
         if !self.ca.is_empty() {
             config.root_cert = Some(certificates(&self.ca).map_err(fail)?);
         }
+        config
+            .headers
+            .push(strait_daemon::client::writes_as("strait-agent"));
         config.connect_timeout = Some(Duration::from_secs(5));
         config.write_timeout = Some(CALL_TIMEOUT);
         Ok(config)

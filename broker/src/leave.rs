@@ -19,7 +19,7 @@ use crate::error::BrokerError;
 
 /// `strait leave`.
 pub(crate) async fn run(args: LeaveArgs) -> anyhow::Result<()> {
-    let local = strait_daemon::client::connect(args.kubeconfig.as_deref()).await?;
+    let local = strait_daemon::client::connect(args.kubeconfig.as_deref(), "strait-leave").await?;
     let left = leave(&local, &args.namespace, args.force).await?;
     println!("{left} has left the clusterset.");
     Ok(())

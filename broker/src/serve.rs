@@ -13,11 +13,13 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use strait_api::names::BROKER_NAMESPACE;
 use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections, write_private};
 use strait_core::admission;
+use strait_daemon::client::ClientError;
 use strait_daemon::{CommonArgs, Shutdown, Status};
+use tower::ServiceExt as _;
 
 use crate::args::ServeArgs;
 use crate::connection::within;
-use crate::controllers::Controllers;
+use crate::controllers::{Controllers, FIELD_MANAGER};
 
 /// ConfigMap in the broker's namespace that says how members reach it (keys `url`, `ca.crt`).
 pub const ADDRESS_MAP: &str = "strait-broker-address";
@@ -53,7 +55,14 @@ pub(crate) async fn run(args: ServeArgs, kubeconfig: Option<PathBuf>) -> anyhow:
         running.server.shutdown().await;
         Ok(ended?)
     } else {
-        let client = strait_daemon::client::connect(kubeconfig.as_deref()).await?;
+        let client = match strait_daemon::client::connect(kubeconfig.as_deref(), FIELD_MANAGER).await {
+            Err(e @ ClientError::NotInCluster { .. }) => {
+                anyhow::bail!(
+                    "{e}; where there is no cluster for it, `strait broker --standalone` brings an API server of its own"
+                );
+            }
+            client => client?,
+        };
         if let Some(url) = &args.advertise {
             advertise(&client, url, None).await?;
         }
@@ -137,7 +146,15 @@ impl Standalone {
                 .push(strait_api::crds::to_yaml(&crd).context("a resource definition cannot be written")?);
         }
         let server = Server::start(config).await?;
-        let client = Client::new(server.admin_service(), "default");
+        let (name, agent) = strait_daemon::client::writes_as(FIELD_MANAGER);
+        let service =
+            server
+                .admin_service()
+                .map_request(move |mut request: http::Request<kube::client::Body>| {
+                    request.headers_mut().insert(name.clone(), agent.clone());
+                    request
+                });
+        let client = Client::new(service, "default");
         advertise_standalone(&client, &url, server.ca_pem()).await?;
         let kubeconfig = args.data_dir.join("admin.kubeconfig");
         write_private(

@@ -31,7 +31,7 @@ async fn serve(args: AgentArgs) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("no signal handlers")?;
     let status = Status::default();
     status.serve(&args.common, &shutdown).await?;
-    let client = client::connect(args.common.kubeconfig.as_deref()).await?;
+    let client = client::connect(args.common.kubeconfig.as_deref(), "strait-agent").await?;
     let namespace = &args.common.namespace;
     let identity = identity(args.identity)?;
     let mirror = mirror::Settings {

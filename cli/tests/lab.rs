@@ -412,7 +412,9 @@ fn secrets(lab: &Path) -> Vec<(String, String)> {
         use k8s_openapi::api::core::v1::Secret;
         let path = lab.join("kubeconfig").join(format!("{cluster}.yaml"));
         let secrets = runtime.block_on(async {
-            let client = strait_daemon::client::connect(Some(&path)).await.unwrap();
+            let client = strait_daemon::client::connect(Some(&path), "strait-test")
+                .await
+                .unwrap();
             kube::Api::<Secret>::all(client)
                 .list(&Default::default())
                 .await

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::header::USER_AGENT;
+use axum::http::{HeaderName, HeaderValue};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -33,16 +35,26 @@ pub enum ClientError {
 /// How long a call may take that is no watch.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Makes a client from the kubeconfig named, or from the pod's service account. Nothing is sent yet.
+/// The header by which an API server knows who writes: what stands before the slash is the manager in
+/// `managedFields` of whatever is written without another.
+pub fn writes_as(manager: &'static str) -> (HeaderName, HeaderValue) {
+    let text = format!("{manager}/{}", env!("CARGO_PKG_VERSION"));
+    let value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(manager));
+    (USER_AGENT, value)
+}
+
+/// Makes a client from the kubeconfig named, or from the pod's service account; it writes in the name of
+/// `manager`. Nothing is sent yet.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+pub async fn connect(kubeconfig: Option<&Path>, manager: &'static str) -> Result<Client, ClientError> {
     install_crypto();
     let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
         None => Config::incluster().map_err(|cause| ClientError::NotInCluster { cause })?,
     };
+    config.headers.push(writes_as(manager));
     config.connect_timeout = Some(Duration::from_secs(5));
     config.write_timeout = Some(CALL_TIMEOUT);
     Ok(Client::try_from(config)?)

@@ -141,8 +141,8 @@ impl Inputs {
         }
     }
 
-    /// [`Inputs::changed`] for the first time, where what the daemon did outlives it: a crash loses what came in
-    /// the last second before it, so what is on disk may be older than the deeds. It counts only when the API
+    /// [`Inputs::changed`] for the first time, where what the daemon did outlives it: a crash loses what came
+    /// shortly before it, so what is on disk may be older than the deeds. It counts only when the API
     /// server has not told everything after `patience`.
     pub async fn first(&mut self, calm: Duration, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
@@ -352,7 +352,12 @@ fn understood<K: Input>(kind: &str, object: DeserializeGuard<K>) -> Option<K> {
     }
 }
 
-/// Writes the objects to disk, a second after a change at the earliest, and at the end.
+/// Between two writings of a kind, however much happens.
+const REST: Duration = Duration::from_secs(1);
+/// Changes that come together are written together; what a crash loses is what came later than this before it.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// Writes the objects to disk soon after a change, once a second at most, and at the end.
 async fn save<K: Input>(
     watched: Watched<K>,
     file: SavedFile,
@@ -361,12 +366,13 @@ async fn save<K: Input>(
 ) {
     let mut last: Option<Vec<(Key, Option<String>)>> = None;
     let mut ending = false;
+    let mut rested = tokio::time::Instant::now();
     while !ending {
         let pause = async {
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep_until(rested.max(tokio::time::Instant::now() + TOGETHER)).await;
         };
         tokio::select! {
             () = pause => {}
@@ -389,7 +395,10 @@ async fn save<K: Input>(
         })
         .await;
         match written {
-            Ok(Ok(())) => last = Some(versions),
+            Ok(Ok(())) => {
+                last = Some(versions);
+                rested = tokio::time::Instant::now() + REST;
+            }
             Ok(Err(e)) => {
                 tracing::warn!(error = %e, ?file, "inputs cannot be saved; a start without the API server would miss them")
             }

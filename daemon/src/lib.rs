@@ -9,6 +9,9 @@ pub mod args;
 pub mod client;
 pub mod clusterset;
 pub mod errors;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod inputs;
 mod saved;
 pub mod shutdown;

@@ -27,7 +27,7 @@ impl SavedFile {
                 return None;
             }
         };
-        match serde_json::from_slice(&text) {
+        match read(&text) {
             Ok(objects) => Some(objects),
             Err(e) => {
                 tracing::warn!(file = %self.0.display(), error = %e, "saved inputs are damaged; waiting for the API server");
@@ -38,7 +38,7 @@ impl SavedFile {
 
     /// Replaces the file in one step, so that a crash leaves the old or the new one.
     pub(crate) fn store<K: Serialize>(&self, objects: &[K]) -> io::Result<()> {
-        let text = serde_json::to_vec(objects)?;
+        let text = written(objects)?;
         if let Some(dir) = self.0.parent() {
             fs::create_dir_all(dir)?;
         }
@@ -48,4 +48,14 @@ impl SavedFile {
         file.sync_all()?;
         fs::rename(&temporary, &self.0)
     }
+}
+
+/// What a file holds.
+pub(crate) fn read<K: DeserializeOwned>(text: &[u8]) -> serde_json::Result<Vec<K>> {
+    serde_json::from_slice(text)
+}
+
+/// What is to be in a file.
+pub(crate) fn written<K: Serialize>(objects: &[K]) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(objects)
 }

@@ -129,7 +129,7 @@ impl Status {
         Ok(())
     }
 
-    fn router(&self) -> Router {
+    pub(crate) fn router(&self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "ok\n" }))
@@ -201,11 +201,27 @@ pub fn probe(socket: &Path, live: bool) -> anyhow::Result<()> {
         "GET {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"
     )
     .map_err(fail)?;
-    let mut answer = String::new();
-    stream.take(64 * 1024).read_to_string(&mut answer).map_err(fail)?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer).map_err(fail)?;
+    judge(&answer).map_err(|why| anyhow::anyhow!("not ready: {why}"))
+}
+
+/// Whether an answer to a probe says yes; else why not, in one line.
+pub(crate) fn judge(answer: &[u8]) -> Result<(), String> {
+    let answer = String::from_utf8_lossy(answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split_whitespace().nth(1) == Some("200") {
-        return Ok(());
+    let mut words = head.split_whitespace();
+    if !words.next().is_some_and(|version| version.starts_with("HTTP/1.")) {
+        return Err("the answer is no HTTP; is another program behind the socket?".to_owned());
     }
-    anyhow::bail!("not ready: {}", body.trim())
+    match words.next() {
+        Some("200") => Ok(()),
+        code => match body.split_whitespace().collect::<Vec<_>>().join(" ") {
+            why if why.is_empty() => Err(format!(
+                "the answer is {} without a reason",
+                code.unwrap_or("cut off")
+            )),
+            why => Err(why),
+        },
+    }
 }

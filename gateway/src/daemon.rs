@@ -15,6 +15,7 @@ use kube::runtime::watcher;
 use strait_core::clusterset;
 use strait_core::kernel::TUNNEL_DEVICE;
 use strait_core::tunnels::{ThisNode, Tunnel, Tunnels, tunnels};
+use strait_daemon::inputs::Knowledge;
 use strait_daemon::{ClustersetInputs, Inputs, Shutdown, Status, Watched, client};
 use tokio::sync::watch;
 
@@ -51,7 +52,7 @@ async fn serve(args: Args) -> Result<()> {
     let status = Status::default();
     status.serve(&args.common, &shutdown).await?;
 
-    let client = client::connect(args.common.kubeconfig.as_deref()).await?;
+    let client = client::connect(args.common.kubeconfig.as_deref(), "strait-gateway").await?;
     let folder = keyfile::folder(&args.common.state_dir);
     keyfile::make_folder(&folder)?;
     let Some(lock) = stand_by(&folder, &status, &shutdown).await? else {
@@ -162,13 +163,14 @@ impl Gateway {
                     }
                 }
             }
-            self.reconcile();
+            // Tunnels need not wait for the API server, but what is said to it is not to come from before.
+            self.reconcile(inputs.knowledge() == Knowledge::Live);
             status.ready();
         }
     }
 
-    /// Records to peers, and to the own record.
-    fn reconcile(&mut self) {
+    /// Records to peers, and to the own record where the records are `live`.
+    fn reconcile(&mut self, live: bool) {
         let set = clusterset::view(&self.records.records());
         let unjoined = set.own.is_none();
         if unjoined && !self.told.unjoined {
@@ -194,7 +196,7 @@ impl Gateway {
         }
         self.desired.send_modify(|desired| {
             // Without its node the record stays as it is; a cluster that has left says nothing any more.
-            if unjoined || spec.is_some() {
+            if live && (unjoined || spec.is_some()) {
                 desired.spec = spec;
             }
         });

@@ -54,13 +54,9 @@ impl Leaks {
     }
 
     fn add(&self, packet: &[u8], ranges: &[IpNet], routers: &[IpAddr]) {
-        let Some((source, destination)) = addresses(packet) else {
+        let Some((source, destination)) = leaked(packet, ranges, routers) else {
             return;
         };
-        // What the router itself says to a pod (an ICMP error, say) has come from nowhere else.
-        if !ranges.iter().any(|r| r.contains(&destination)) || routers.contains(&source) {
-            return;
-        }
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() < MAX_PAIRS || counts.contains_key(&(source, destination)) {
             *counts.entry((source, destination)).or_default() += 1;
@@ -72,6 +68,14 @@ impl Leaks {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.iter().map(|((s, d), n)| (*s, *d, *n)).collect()
     }
+}
+
+/// Where a packet comes from and goes to, if it has no business at the router.
+pub(crate) fn leaked(packet: &[u8], ranges: &[IpNet], routers: &[IpAddr]) -> Option<(IpAddr, IpAddr)> {
+    let (source, destination) = addresses(packet)?;
+    // What the router itself says to a pod (an ICMP error, say) has come from nowhere else.
+    let leaked = ranges.iter().any(|r| r.contains(&destination)) && !routers.contains(&source);
+    leaked.then_some((source, destination))
 }
 
 fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {

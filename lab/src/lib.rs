@@ -14,6 +14,9 @@ mod demo;
 mod dir;
 mod enter;
 mod firewall;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handover;
 mod leaks;
 mod line;

@@ -13,7 +13,7 @@ pub(crate) const FIELD_MANAGER: &str = "strait-lab";
 
 /// A client by kubeconfig.
 pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
-    Ok(strait_daemon::client::connect(Some(kubeconfig)).await?)
+    Ok(strait_daemon::client::connect(Some(kubeconfig), FIELD_MANAGER).await?)
 }
 
 /// Applies an object of any kind, as `kubectl apply --server-side` does.

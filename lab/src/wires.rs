@@ -358,7 +358,8 @@ fn pod_gateway(of: IpAddr) -> IpAddr {
     }
 }
 
-fn port_name(cluster: &Cluster, node: &Node) -> String {
+/// The router's end of a node's wire.
+pub(crate) fn port_name(cluster: &Cluster, node: &Node) -> String {
     let number = cluster
         .nodes
         .iter()
@@ -366,7 +367,8 @@ fn port_name(cluster: &Cluster, node: &Node) -> String {
         .unwrap_or_default()
         + 1;
     let bridge = &cluster.lan.bridge;
-    format!("{}-{number}", bridge.strip_prefix("lan-").unwrap_or(bridge))
+    // No bridge and no wire has an underscore in its name, whatever the clusters are called.
+    format!("{}_{number}", bridge.strip_prefix("lan-").unwrap_or(bridge))
 }
 
 /// A hardware address of the locally administered kind.

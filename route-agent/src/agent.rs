@@ -60,7 +60,7 @@ pub async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let node = args.node.node_name.clone().context("--node-name is missing")?;
     let status = Status::default();
     let metrics = Metrics::new(&status);
-    let api = client::connect(args.common.kubeconfig.as_deref()).await?;
+    let api = client::connect(args.common.kubeconfig.as_deref(), "strait-route-agent").await?;
     let saved = state_dir(&args.common);
     let kernel = Kernel::open(&saved)?;
     status.serve(&args.common, &shutdown).await?;

@@ -52,7 +52,7 @@ async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// As [`plan`].
 pub async fn planned(args: &PlanArgs) -> anyhow::Result<Plan> {
-    let api = client::connect(args.kubeconfig.as_deref()).await?;
+    let api = client::connect(args.kubeconfig.as_deref(), "strait-plan").await?;
     let shutdown = Shutdown::default();
     // Saved nowhere: the files are the route agent's.
     let mut inputs = Inputs::new(None, shutdown.clone());

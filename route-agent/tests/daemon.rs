@@ -108,7 +108,7 @@ impl World {
 
     /// As the kubelet does.
     async fn apply_node_status(&self, node: &Value) {
-        let client = strait_daemon::client::connect(Some(&self.kubeconfig()))
+        let client = strait_daemon::client::connect(Some(&self.kubeconfig()), "strait-test")
             .await
             .unwrap();
         let nodes: Api<Node> = Api::all(client);

@@ -212,7 +212,7 @@ impl Lab {
     pub(crate) fn client(&self, cluster: &str) -> Client {
         let path = self.kubeconfig(cluster);
         self.runtime
-            .block_on(strait_daemon::client::connect(Some(&path)))
+            .block_on(strait_daemon::client::connect(Some(&path), "strait-test"))
             .unwrap()
     }
 

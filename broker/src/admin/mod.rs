@@ -27,7 +27,7 @@ pub use tokens::{MadeToken, create_token};
 
 /// Carries a command out.
 pub(crate) async fn run(command: BrokerCommand, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
-    let client = strait_daemon::client::connect(kubeconfig).await?;
+    let client = strait_daemon::client::connect(kubeconfig, controllers::FIELD_MANAGER).await?;
     match command {
         BrokerCommand::Token(TokenCommand::Create(args)) => {
             let made = create_token(&client, kubeconfig, &args).await?;

@@ -97,7 +97,7 @@ pub struct Joined {
 /// `strait join`.
 pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
     let token = read_token(&args.token_file)?;
-    let local = strait_daemon::client::connect(args.kubeconfig.as_deref()).await?;
+    let local = strait_daemon::client::connect(args.kubeconfig.as_deref(), "strait-join").await?;
     let options = JoinOptions {
         cluster_id: args.cluster_id,
         pod_cidrs: args.pod_cidrs,

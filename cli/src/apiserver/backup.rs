@@ -86,7 +86,7 @@ async fn fill(whose: &Whose, part: &Path) -> Result<Summary> {
         .with_context(cannot)?;
     match (&whose.kubeconfig, &whose.data_dir) {
         (Some(kubeconfig), _) => {
-            let client = strait_daemon::client::connect(Some(kubeconfig)).await?;
+            let client = strait_daemon::client::connect(Some(kubeconfig), "strait-backup").await?;
             let request = Request::get(BACKUP_PATH).body(Vec::new())?;
             let mut stream = Box::pin(
                 client
@@ -121,7 +121,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
     match (&args.whose.kubeconfig, &args.whose.data_dir) {
         (Some(kubeconfig), _) => {
             backup::verify(open()?)?;
-            let client = strait_daemon::client::connect(Some(kubeconfig)).await?;
+            let client = strait_daemon::client::connect(Some(kubeconfig), "strait-backup").await?;
             let body = std::fs::read(&args.file).with_context(cannot)?;
             let request = Request::post(RESTORE_PATH).body(body)?;
             let answer: serde_json::Value = client

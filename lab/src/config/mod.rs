@@ -2,13 +2,15 @@
 
 mod entries;
 mod overlaps;
+mod text;
 mod values;
 
 use std::fmt::Display;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 use strait_api::ClusterId;
@@ -26,8 +28,34 @@ const MTUS: std::ops::RangeInclusive<u32> = 1280..=9000;
 
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Shape> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = at_most(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        anyhow!(
+            "{}: line {line}: it is no text in UTF-8; save it as that",
+            path.display()
+        )
+    })?;
     parse(&text).with_context(|| path.display().to_string())
+}
+
+/// No lab needs more to be said of it, and a device or a pipe may have no end.
+const MAX_BYTES: u64 = 1 << 20;
+
+fn at_most(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    ensure!(
+        bytes.len() as u64 <= MAX_BYTES,
+        "it has more than {} KiB, which no lab needs; is it the right file?",
+        MAX_BYTES >> 10
+    );
+    Ok(bytes)
 }
 
 /// Pairs of clusters between which nothing will pass, and why: no mistakes, but better known.
@@ -63,12 +91,11 @@ impl Mistakes {
     }
 }
 
-fn parse(text: &str) -> Result<Shape> {
+pub(crate) fn parse(text: &str) -> Result<Shape> {
     if text.trim().is_empty() {
         bail!("line 1: it is empty; it takes a list of clusters");
     }
-    // Its text holds its cause already.
-    let file: File = serde_saphyr::from_str(text).map_err(|e| anyhow!("{e}"))?;
+    let file: File = text::entries(text)?;
     let mut mistakes = Mistakes::default();
     let count = file.clusters.value.len();
     if count == 0 || count > MAX_CLUSTERS {

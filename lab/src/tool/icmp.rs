@@ -223,6 +223,14 @@ fn read_v6(icmp: &[u8], destination: Ipv6Addr) -> Option<(Answer, u16, u16)> {
     Some((answer, be16(echo, 4)?, be16(echo, 6)?))
 }
 
+/// What the packet would be read as, for the fuzzer; told is whether it speaks of a packet that it quotes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_both(packet: &[u8], v4: Ipv4Addr, v6: Ipv6Addr, tell: impl Fn(bool)) {
+    for (answer, _, _) in [read_v4(packet, v4), read_v6(packet, v6)].into_iter().flatten() {
+        tell(!matches!(answer, Answer::Reply));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 pub(crate) use client::{Fetched, Sent};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use icmp::read_both as icmp_answers;
 pub(crate) use icmp::{Hop, Pinged};
 pub(crate) use resolve::{LookedUp, Resolved};
 

@@ -111,10 +111,10 @@ pub(super) fn link(n: u8, shape: &LinkShape, lab: &Shape) -> Wire {
 pub(super) fn cluster(index: usize, shape: &ClusterShape, linked: bool) -> Cluster {
     let f = shape.families;
     let number = number(index);
-    // Names of devices are short.
+    // Names of devices are short; no cluster's own name has a capital letter.
     let device = match shape.name.len() {
         0..=10 => shape.name.clone(),
-        _ => format!("c{number}"),
+        _ => format!("C{number}"),
     };
     let edge = (shape.underlay.is_some() || linked).then(|| edge(number, shape));
     let public = match &edge {

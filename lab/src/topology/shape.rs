@@ -238,6 +238,7 @@ pub fn own_ranges() -> Vec<(IpNet, &'static str)> {
         (v4(127, 0, 0, 0, 8), "which is every machine's own"),
         (v4(169, 254, 0, 0, 16), "which is every link's own"),
         (v4(224, 0, 0, 0, 4), "which is for multicast"),
+        (v6([0; 8], 8), "which is no network"),
         (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "which is every link's own"),
         (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "which is for multicast"),
     ]

@@ -110,7 +110,7 @@ impl Daemon {
     /// # Errors
     /// As [`run`].
     pub async fn start(args: &Args, shutdown: Shutdown) -> anyhow::Result<Self> {
-        let client = strait_daemon::client::connect(args.common.kubeconfig.as_deref()).await?;
+        let client = strait_daemon::client::connect(args.common.kubeconfig.as_deref(), "strait-dns").await?;
         Self::start_with(args, client, shutdown).await
     }
 

@@ -21,6 +21,8 @@ use crate::convert::{self, AnySlice};
 
 /// How long to wait for further changes before a snapshot is taken.
 const CALM: Duration = Duration::from_millis(5);
+/// How long the API server may take to speak before what was saved is answered.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Follows the API server and swaps snapshots into the handler, until shut down.
 pub(super) async fn follow(
@@ -43,11 +45,18 @@ pub(super) async fn follow(
         snapshot: Snapshot::empty(handler.zone().clone()),
     };
     loop {
+        let first = !handler.has_snapshot();
+        let news = async {
+            // An answer from what was saved may deny a name that came since, and a client would keep that.
+            match first {
+                true => inputs.first(CALM, PATIENCE).await,
+                false => inputs.changed(CALM).await,
+            }
+        };
         tokio::select! {
-            () = inputs.changed(CALM) => {}
+            () = news => {}
             () = shutdown.wait() => return inputs.saved().await,
         }
-        let first = !handler.has_snapshot();
         if names.update() || first {
             handler.publish(Arc::new(names.snapshot.clone()));
         }
