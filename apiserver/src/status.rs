@@ -233,6 +233,16 @@ impl ApiError {
         )
     }
 
+    /// 405 while a definition is on its way out.
+    pub(crate) fn terminating(group: &str, plural: &str, verb: &str) -> Box<Self> {
+        Self::make(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            format!("{verb} not allowed while custom resource definition is terminating"),
+            Some(about(group, plural, "")),
+        )
+    }
+
     /// 409 of a create.
     pub(crate) fn already_exists(group: &str, plural: &str, name: &str) -> Box<Self> {
         let message = format!("{} {name:?} already exists", qualified(plural, group));

@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: from the object to the resources that it makes.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -49,12 +50,27 @@ fn flag(value: &Value, key: &str) -> bool {
 
 /// Whether a definition is served.
 pub(crate) fn established(crd: &Value) -> bool {
+    holds(crd, "Established")
+}
+
+/// Whether a definition's condition is true.
+pub(crate) fn holds(crd: &Value, condition: &str) -> bool {
     crd.pointer("/status/conditions")
         .and_then(Value::as_array)
         .is_some_and(|list| {
             list.iter()
-                .any(|c| c["type"] == "Established" && c["status"] == "True")
+                .any(|c| c["type"] == condition && c["status"] == "True")
         })
+}
+
+/// The resource in the version that is stored, whether it is served or not.
+pub(crate) fn stored(crd: &Value, since: u64) -> Option<Resource> {
+    let mut crd = crd.clone();
+    let versions = crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut)?;
+    versions.retain(|v| flag(v, "storage"));
+    versions.first_mut()?["served"] = true.into();
+    crd["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+    resources(&crd, since).pop()
 }
 
 /// The resources that an established definition makes, one per served version. `since`: its own version.
@@ -64,6 +80,12 @@ pub(crate) fn resources(crd: &Value, since: u64) -> Vec<Resource> {
     }
     let group = text(crd, "/spec/group");
     let plural = text(crd, "/spec/names/plural");
+    // What is asked for and not accepted is not served.
+    let accepted = crd.pointer("/status/acceptedNames");
+    let accepted = accepted.filter(|names| names["plural"] == plural.as_str());
+    let names = accepted
+        .or_else(|| crd.pointer("/spec/names"))
+        .unwrap_or(&Value::Null);
     let storage: Arc<str> = Arc::from(format!("{plural}.{group}"));
     let stored = versions(crd).iter().find(|v| flag(v, "storage"));
     let storage_version = api_version(&group, &stored.map(|v| text(v, "/name")).unwrap_or_default());
@@ -99,12 +121,12 @@ pub(crate) fn resources(crd: &Value, since: u64) -> Vec<Resource> {
             group: group.clone(),
             version: text(version, "/name"),
             plural: plural.clone(),
-            singular: text(crd, "/spec/names/singular"),
-            kind: text(crd, "/spec/names/kind"),
-            list_kind: text(crd, "/spec/names/listKind"),
+            singular: text(names, "/singular"),
+            kind: text(names, "/kind"),
+            list_kind: text(names, "/listKind"),
             namespaced: text(crd, "/spec/scope") == "Namespaced",
-            short_names: texts(crd, "/spec/names/shortNames"),
-            categories: texts(crd, "/spec/names/categories"),
+            short_names: texts(names, "/shortNames"),
+            categories: texts(names, "/categories"),
             verbs: CUSTOM_VERBS,
             storage: storage.clone(),
             storage_version: storage_version.clone(),
@@ -422,84 +444,115 @@ fn check_defaults(schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The status of a definition whose names are free, or not.
-pub(crate) fn settle(crd: &Value, others: &[Value], now: &str) -> Value {
-    let group = text(crd, "/spec/group");
-    let name = text(crd, "/metadata/name");
-    let mut conflict = None;
-    for other in others {
-        if text(other, "/spec/group") != group || text(other, "/metadata/name") == name || !established(other)
-        {
-            continue;
-        }
-        for (what, pointer) in [("kind", "/spec/names/kind"), ("listKind", "/spec/names/listKind")] {
-            let mine = text(crd, pointer);
-            if mine == text(other, pointer) {
-                conflict = Some((what, mine));
-            }
-        }
-    }
-    let mut status = crd.get("status").cloned().unwrap_or_else(|| json!({}));
-    let condition = |kind: &str, ok: bool, reason: &str, message: String| {
-        json!({"type": kind, "status": if ok { "True" } else { "False" }, "lastTransitionTime": now,
-            "reason": reason, "message": message})
-    };
-    let old = status
+/// A condition of a definition, without its time.
+pub(crate) fn condition(kind: &str, holds: bool, reason: &str, message: &str) -> Value {
+    json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": null,
+        "reason": reason, "message": message})
+}
+
+/// Puts a condition into a status. Its time is that of the change of its truth.
+pub(crate) fn note(status: &mut Value, mut condition: Value, now: &str) {
+    let mut list = status
         .get("conditions")
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default();
-    let keep = |new: Value| {
-        old.iter()
-            .find(|c| {
-                c["type"] == new["type"] && c["status"] == new["status"] && c["reason"] == new["reason"]
-            })
-            .cloned()
-            .unwrap_or(new)
+    let old = list.iter_mut().find(|c| c["type"] == condition["type"]);
+    condition["lastTransitionTime"] = match &old {
+        Some(old) if old["status"] == condition["status"] => old["lastTransitionTime"].clone(),
+        _ => now.into(),
     };
-    let conditions = match &conflict {
-        None => {
-            status["acceptedNames"] = crd.pointer("/spec/names").cloned().unwrap_or_default();
-            vec![
-                keep(condition(
-                    "NamesAccepted",
-                    true,
-                    "NoConflicts",
-                    "no conflicts found".into(),
-                )),
-                keep(condition(
-                    "Established",
-                    true,
-                    "InitialNamesAccepted",
-                    "the initial names have been accepted".into(),
-                )),
-            ]
+    match old {
+        Some(old) => *old = condition,
+        None => list.push(condition),
+    }
+    status["conditions"] = Value::Array(list);
+}
+
+/// The status of a definition with the names that it may have. Names that others of its group have, and
+/// those that are accepted already, are taken; what is served once is served on.
+pub(crate) fn settle(crd: &Value, all: &[Value], now: &str) -> Value {
+    let group = text(crd, "/spec/group");
+    let (mut resources, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    for other in all.iter().filter(|o| text(o, "/spec/group") == group) {
+        for name in ["plural", "singular"] {
+            resources.insert(text(other, &format!("/status/acceptedNames/{name}")));
         }
-        Some((what, value)) => vec![
-            keep(condition(
-                "NamesAccepted",
-                false,
-                if *what == "kind" {
-                    "KindConflict"
-                } else {
-                    "ListKindConflict"
-                },
-                format!("{value:?} is already in use"),
-            )),
-            keep(condition(
-                "Established",
-                false,
-                "NotAccepted",
-                "not all names are accepted".into(),
-            )),
-        ],
+        resources.extend(texts(other, "/status/acceptedNames/shortNames"));
+        for name in ["kind", "listKind"] {
+            kinds.insert(text(other, &format!("/status/acceptedNames/{name}")));
+        }
+    }
+    let mut status = crd.get("status").cloned().unwrap_or_else(|| json!({}));
+    let before = status.get("acceptedNames").cloned().unwrap_or_default();
+    let mut accepted = if before.is_object() {
+        before.clone()
+    } else {
+        json!({})
     };
-    let mut conditions = conditions;
-    conditions.extend(
-        old.iter()
-            .filter(|c| c["type"] != "NamesAccepted" && c["type"] != "Established")
-            .cloned(),
-    );
-    status["conditions"] = Value::Array(conditions);
+    let mut conflict = None;
+    let in_use = |name: &str| format!("{name:?} is already in use");
+    let single = [
+        ("plural", "PluralConflict", &resources),
+        ("singular", "SingularConflict", &resources),
+        ("shortNames", "ShortNamesConflict", &resources),
+        ("kind", "KindConflict", &kinds),
+        ("listKind", "ListKindConflict", &kinds),
+    ];
+    for (field, reason, taken) in single {
+        let wanted = crd.pointer(&format!("/spec/names/{field}"));
+        let have = before.get(field);
+        let refused: Vec<String> = if field == "shortNames" {
+            let mine = texts(&before, "/shortNames");
+            let mut names = texts(crd, "/spec/names/shortNames");
+            names.retain(|n| !mine.contains(n) && taken.contains(n));
+            names.iter().map(|n| in_use(n)).collect()
+        } else {
+            let name = wanted.and_then(Value::as_str).unwrap_or_default();
+            let clash = wanted != have && !name.is_empty() && taken.contains(name);
+            clash.then(|| in_use(name)).into_iter().collect()
+        };
+        match (refused.as_slice(), wanted) {
+            ([], Some(wanted)) => accepted[field] = wanted.clone(),
+            ([], None) => {
+                accepted.as_object_mut().map(|m| m.shift_remove(field));
+            }
+            ([one], _) => conflict = Some((reason, one.clone())),
+            (many, _) => conflict = Some((reason, format!("[{}]", many.join(", ")))),
+        }
+    }
+    match crd.pointer("/spec/names/categories") {
+        Some(categories) => accepted["categories"] = categories.clone(),
+        None => {
+            accepted.as_object_mut().map(|m| m.shift_remove("categories"));
+        }
+    }
+    status["acceptedNames"] = accepted;
+    let served = established(crd);
+    match conflict {
+        None => {
+            let fine = condition("NamesAccepted", true, "NoConflicts", "no conflicts found");
+            note(&mut status, fine, now);
+            if !served {
+                let why = "the initial names have been accepted";
+                note(
+                    &mut status,
+                    condition("Established", true, "InitialNamesAccepted", why),
+                    now,
+                );
+            }
+        }
+        Some((reason, why)) => {
+            note(&mut status, condition("NamesAccepted", false, reason, &why), now);
+            if !served {
+                let why = "not all names are accepted";
+                note(
+                    &mut status,
+                    condition("Established", false, "NotAccepted", why),
+                    now,
+                );
+            }
+        }
+    }
     status
 }

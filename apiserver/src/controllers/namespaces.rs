@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::builtin::crd;
 use crate::catalog::CRDS;
 use crate::rest::delete::{DeleteOptions, delete};
 use crate::rest::update::{Place, Settle, change};
@@ -14,7 +15,7 @@ use crate::status::ApiResult;
 /// One pass; returns how much was done.
 pub(super) async fn run(api: &Arc<Api>) -> ApiResult<usize> {
     let catalog = api.catalogs.current();
-    let mut done = orphans(api).await?;
+    let mut done = definitions(api).await? + orphans(api).await?;
     let Some(namespaces) = catalog.find("", "v1", "namespaces").cloned() else {
         return Ok(done);
     };
@@ -74,6 +75,23 @@ pub(super) async fn run(api: &Arc<Api>) -> ApiResult<usize> {
             }
             Err(e) if e.reason == "NotFound" => {}
             Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Definitions that are being deleted go after their objects.
+async fn definitions(api: &Arc<Api>) -> ApiResult<usize> {
+    let mut done = 0;
+    let resource = api
+        .catalogs
+        .current()
+        .find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        .cloned();
+    let Some(resource) = resource else { return Ok(0) };
+    for definition in api.store.list(CRDS, "").items {
+        if definition.deleting {
+            done += crd::finish(api, &resource, &definition.name).await?;
         }
     }
     Ok(done)

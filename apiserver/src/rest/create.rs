@@ -10,11 +10,11 @@ use crate::api::Api;
 use crate::apply::record_update;
 use crate::auth::{escalation, uuid};
 use crate::builtin;
-use crate::catalog::Resource;
 use crate::catalog::builtin::Kind;
+use crate::catalog::{CRDS, Resource};
 use crate::schema;
 use crate::status::{ApiError, ApiResult, Cause};
-use crate::store::Op;
+use crate::store::{Op, Stored};
 
 /// Creates an object from a body.
 pub(crate) async fn create(
@@ -165,6 +165,16 @@ pub(crate) async fn create_object(
         );
     }
     let name = meta::text(&object, "name").to_owned();
+    let ending = |crd: &Arc<Stored>| crd.deleting;
+    if resource.custom()
+        && api
+            .store
+            .get(CRDS, "", &resource.storage)
+            .as_ref()
+            .is_some_and(ending)
+    {
+        return Err(ApiError::terminating(&resource.group, &resource.plural, "create"));
+    }
     admit_namespace(api, resource, namespace, &name)?;
     if let Some(kind) = resource.builtin() {
         builtin::admit_create(api, kind, &mut object)?;

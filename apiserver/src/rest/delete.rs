@@ -173,7 +173,11 @@ pub(crate) async fn delete(
             ));
         }
         let mut new = old.clone();
-        let list = finalizers(&old, options.propagation);
+        let definition = resource.builtin() == Some(Kind::Crd);
+        let mut list = finalizers(&old, options.propagation);
+        if definition && !meta::deleting(&old) {
+            builtin::crd::end(&mut new, &mut list);
+        }
         if list != meta::finalizers(&old) {
             meta::of(&mut new).insert("finalizers".into(), json!(list));
         }
@@ -219,9 +223,8 @@ pub(crate) async fn delete(
                     continue;
                 }
                 builtin::removed(api, resource, &old);
-                if resource.builtin() == Some(Kind::Crd) {
-                    crate::controllers::namespaces::orphans(api).await?;
-                    builtin::crd::resettle(api, resource, &old).await?;
+                if definition {
+                    Box::pin(builtin::crd::gone(api, resource, &old)).await?;
                 }
             }
             // Some deletions answer the object itself.
@@ -240,7 +243,13 @@ pub(crate) async fn delete(
         }
         let op = Op::Put(resource.encode(new));
         match commit(api, resource, key(resource, namespace, name), Some(stored.rv), op).await? {
-            Written::Done(stored) => return Ok(Deleted::Waiting(resource.decode(&stored))),
+            Written::Done(stored) => {
+                if definition {
+                    // Boxed: its objects are deleted.
+                    Box::pin(builtin::crd::finish(api, resource, name)).await?;
+                }
+                return Ok(Deleted::Waiting(resource.decode(&stored)));
+            }
             Written::Raced => {}
         }
     }

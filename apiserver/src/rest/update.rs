@@ -129,6 +129,10 @@ pub(crate) async fn change(
             .await?;
             if let Written::Done(_) = done {
                 builtin::removed(api, resource, &old);
+                if resource.builtin() == Some(Kind::Crd) {
+                    // Boxed: what follows may change other definitions.
+                    Box::pin(builtin::crd::gone(api, resource, &old)).await?;
+                }
                 let mut object = new;
                 meta::of(&mut object).insert("resourceVersion".into(), stored.rv.to_string().into());
                 return Ok(Outcome {
@@ -381,7 +385,7 @@ fn prepare(
                 format!("must be {}", resource.kind),
             ));
         }
-        causes.extend(schema::validate(&new, &resource.schema, ""));
+        causes.extend(schema::validate_change(&new, old, &resource.schema));
     }
     if let Some(kind) = resource.builtin() {
         if subresource.is_empty() {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub(crate) use compile::compile;
 pub(crate) use decode::mismatch;
-pub(crate) use validate::validate;
+pub(crate) use validate::{validate, validate_change};
 pub(crate) use walk::{default, drop_nulls, prune};
 
 /// JSON type of a value.

@@ -11,9 +11,27 @@ const MAX_CAUSES: usize = 64;
 /// Checks `value`, which stands at `path`.
 pub(crate) fn validate(value: &Value, schema: &Schema, path: &str) -> Vec<Cause> {
     let mut causes = Vec::new();
-    check(value, schema, path, &mut causes);
+    check(value, None, schema, path, &mut causes);
     // A list's duplicates come after everything else, as a second pass finds them.
     duplicates(value, schema, path, &mut causes);
+    causes.truncate(MAX_CAUSES);
+    causes
+}
+
+/// Checks an object that takes the place of another. What was wrong before, under a schema that has become
+/// stricter since, may stay as it was; what changes has to be right.
+pub(crate) fn validate_change(value: &Value, old: &Value, schema: &Schema) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    check(value, Some(old), schema, "", &mut causes);
+    let mut twice = Vec::new();
+    duplicates(value, schema, "", &mut twice);
+    if !twice.is_empty() {
+        let mut before = Vec::new();
+        duplicates(old, schema, "", &mut before);
+        if before.is_empty() {
+            causes.extend(twice);
+        }
+    }
     causes.truncate(MAX_CAUSES);
     causes
 }
@@ -42,7 +60,16 @@ fn whole(n: &Number) -> bool {
     n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0)
 }
 
-fn check(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+/// `old`: what stood in the value's place before, where that can be told.
+fn check(value: &Value, old: Option<&Value>, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+    let before = causes.len();
+    inspect(value, old, schema, path, causes);
+    if causes.len() > before && old == Some(value) {
+        causes.truncate(before);
+    }
+}
+
+fn inspect(value: &Value, old: Option<&Value>, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     if causes.len() >= MAX_CAUSES {
         return;
     }
@@ -70,11 +97,11 @@ fn check(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     match value {
         Value::String(s) => text(s, value, schema, path, causes),
         Value::Number(n) => numeric(n, value, schema, path, causes),
-        Value::Array(list) => array(list, schema, path, causes),
-        Value::Object(map) => object(map, value, schema, path, causes),
+        Value::Array(list) => array(list, old, schema, path, causes),
+        Value::Object(map) => object(map, old, schema, path, causes),
         _ => {}
     }
-    combined(value, schema, path, causes);
+    combined(value, old, schema, path, causes);
 }
 
 fn mismatch(value: &Value, path: &str, want: &str, have: Type, causes: &mut Vec<Cause>) {
@@ -187,7 +214,7 @@ fn numeric(n: &Number, value: &Value, schema: &Schema, path: &str, causes: &mut 
     }
 }
 
-fn array(list: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+fn array(list: &[Value], old: Option<&Value>, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     if let Some(max) = schema.max_items
         && list.len() as u64 > max
     {
@@ -204,12 +231,34 @@ fn array(list: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     }
     if let Some(s) = &schema.items {
         for (i, item) in list.iter().enumerate() {
-            check(item, s, &format!("{path}[{i}]"), causes);
+            check(
+                item,
+                former(item, i, old, schema),
+                s,
+                &format!("{path}[{i}]"),
+                causes,
+            );
         }
     }
 }
 
-fn object(map: &Map<String, Value>, value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+/// The item that stood in this one's place.
+fn former<'a>(item: &Value, at: usize, old: Option<&'a Value>, schema: &Schema) -> Option<&'a Value> {
+    let old = old?.as_array()?;
+    match &schema.list {
+        ListType::Atomic => old.get(at),
+        ListType::Set => None,
+        ListType::Map(keys) => old.iter().find(|o| keys.iter().all(|k| o.get(k) == item.get(k))),
+    }
+}
+
+fn object(
+    map: &Map<String, Value>,
+    old: Option<&Value>,
+    schema: &Schema,
+    path: &str,
+    causes: &mut Vec<Cause>,
+) {
     if let Some(max) = schema.max_properties
         && map.len() as u64 > max
     {
@@ -220,7 +269,7 @@ fn object(map: &Map<String, Value>, value: &Value, schema: &Schema, path: &str, 
     {
         causes.push(Cause::invalid(
             path,
-            value,
+            &Value::Object(map.clone()),
             format!("{path} in body should have at least {min} properties"),
         ));
     }
@@ -234,18 +283,18 @@ fn object(map: &Map<String, Value>, value: &Value, schema: &Schema, path: &str, 
             continue;
         }
         if let Some(s) = schema.field(name) {
-            check(sub, s, &join(path, name), causes);
+            check(sub, old.and_then(|o| o.get(name)), s, &join(path, name), causes);
         }
     }
 }
 
-fn combined(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
+fn combined(value: &Value, old: Option<&Value>, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     for s in &schema.all_of {
-        check(value, s, path, causes);
+        check(value, old, s, path, causes);
     }
     let holds = |s: &Schema| {
         let mut found = Vec::new();
-        check(value, s, path, &mut found);
+        check(value, old, s, path, &mut found);
         found
     };
     let field = if path.is_empty() { "<nil>" } else { path };

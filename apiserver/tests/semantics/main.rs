@@ -7,6 +7,7 @@ mod apply;
 mod bad_input;
 mod bodies;
 mod builtins;
+mod changed;
 mod configs;
 mod definitions;
 mod deletes;
