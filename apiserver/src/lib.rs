@@ -49,6 +49,7 @@ mod reviews;
 mod schema;
 mod selector;
 mod server;
+mod stall;
 mod status;
 mod store;
 mod table;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -29,6 +29,7 @@ use crate::http::{Peer, Service};
 use crate::limits::{Gate, Place, Places};
 use crate::patient::Patient;
 use crate::rest::shared::{FIRST_STATE, Initials, Lines};
+use crate::stall::Streams;
 use crate::store::{Location, STORE_FILE, Store};
 use crate::tls::identity::identity;
 use crate::tls::rotate::Rotating;
@@ -345,7 +346,9 @@ async fn connection(
         identity: shown.and_then(|certificate| identity(certificate)),
     };
     let service = TowerToHyperService::new(Service::connected(door.api.clone(), peer));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams {
+        patience: limits.stall_time,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())

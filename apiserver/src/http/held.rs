@@ -1,14 +1,16 @@
 //! What a request holds until its answer is sent: its place, and its entry in the audit log.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use crate::audit::{Entry, Log};
 use crate::limits::Place;
+use crate::stall::{PIECE, Pipe};
 
 /// An entry in the audit log, which is written when it is dropped: also that of a request whose client has
 /// gone away meanwhile.
@@ -58,16 +60,41 @@ pub(super) struct Held {
     pub(super) noted: Noted,
 }
 
-/// A body that holds them until it is sent.
+/// A body that holds them until it is sent. On a stream of HTTP/2 it is given in pieces, and each has its time.
 pub(super) struct Holding {
     body: Body,
+    rest: Bytes,
+    pipe: Option<Arc<Pipe>>,
     _held: Held,
 }
 
 impl Holding {
     /// This body, and what is held for it.
     pub(super) fn body(body: Body, held: Held) -> Body {
-        Body::new(Holding { body, _held: held })
+        Body::new(Holding {
+            body,
+            rest: Bytes::new(),
+            pipe: Pipe::current(),
+            _held: held,
+        })
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.pipe.is_none() {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        }
+        if self.rest.is_empty() {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        }
+        let piece = self.rest.split_to(self.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
@@ -79,14 +106,24 @@ impl http_body::Body for Holding {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let next = self.next(cx);
+        if let Some(pipe) = &self.pipe {
+            pipe.asked(matches!(next, Poll::Ready(Some(Ok(_)))));
+        }
+        next
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 }
