@@ -16,39 +16,48 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Messages nest no deeper in any kind.
 const MAX_DEPTH: usize = 32;
 /// Fields whose own fields stand in their place in JSON.
-const INLINE: [&str; 5] = [
+const INLINE: &[&str] = &[
     "volumeSource",
     "persistentVolumeSource",
     "handler",
     "localObjectReference",
     "ephemeralContainerCommon",
+    "ingressRuleValue",
 ];
 /// Numbers and flags that are something even when they are zero: pointers in the published types. All
 /// others are always sent, and zero means that they were left out.
 const OPTIONAL: &[&str] = &[
+    "activeDeadlineSeconds",
     "allowPrivilegeEscalation",
     "automountServiceAccountToken",
+    "backoffLimit",
+    "backoffLimitPerIndex",
     "blockOwnerDeletion",
+    "completions",
     "controller",
     "defaultMode",
     "enableServiceLinks",
     "expirationSeconds",
+    "failedJobsHistoryLimit",
     "fsGroup",
     "gracePeriodSeconds",
     "hostUsers",
     "immutable",
     "leaseDurationSeconds",
     "leaseTransitions",
+    "manualSelector",
+    "maxFailedIndexes",
     "maxSurge",
     "maxUnavailable",
     "mode",
     "optional",
     "orphanDependents",
+    "parallelism",
     "partition",
     "privileged",
     "progressDeadlineSeconds",
-    "ready",
     "readOnlyRootFilesystem",
+    "ready",
     "replicas",
     "revisionHistoryLimit",
     "runAsGroup",
@@ -57,6 +66,10 @@ const OPTIONAL: &[&str] = &[
     "serving",
     "setHostnameAsFQDN",
     "shareProcessNamespace",
+    "startingDeadlineSeconds",
+    "succeededCount",
+    "successfulJobsHistoryLimit",
+    "suspend",
     "terminating",
     "terminationGracePeriodSeconds",
     "tolerationSeconds",
@@ -355,6 +368,31 @@ mod tests {
         let mut cut = envelope("v1", "Service", Writer::default());
         cut.truncate(cut.len() - 1);
         assert!(parse(&cut).is_err());
+    }
+
+    #[test]
+    fn every_kind_that_is_served_is_known_with_all_it_holds() {
+        for resource in crate::catalog::builtin::resources() {
+            // Definitions come as JSON or YAML.
+            if resource.kind != "CustomResourceDefinition" {
+                let version = match resource.group.as_str() {
+                    "" => "v1".to_owned(),
+                    group => format!("{group}/v1"),
+                };
+                assert!(
+                    message_name(&version, &resource.kind).is_some(),
+                    "{version} {}",
+                    resource.kind
+                );
+            }
+        }
+        for (name, fields) in messages() {
+            for field in fields.values() {
+                if let Type::Message(inner) = field.kind {
+                    assert!(messages().contains_key(inner), "{name}.{}: {inner}", field.name);
+                }
+            }
+        }
     }
 
     proptest::proptest! {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::compare::{compare, fields_of, flaw};
+use super::handover;
 use super::merge::{merge, remove};
 use super::set::{FieldSet, shown};
 use crate::schema::Schema;
@@ -162,16 +163,11 @@ pub(crate) fn record_update(
     manager: &Manager,
     has_status: bool,
 ) {
-    // A client may empty the list to give up all ownership, and may not otherwise rewrite it.
-    let reset = new
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array)
-        .is_some_and(|l| l.len() == 1 && l[0].as_object().is_some_and(Map::is_empty));
-    let mut entries = if reset { Vec::new() } else { read(old) };
-    if reset {
-        write(new, entries);
+    if manager.subresource.is_empty() && handover::given_up(new) {
+        write(new, Vec::new());
         return;
     }
+    let mut entries = read(if handover::asked(new, manager) { new } else { old });
     let diff = compare(
         &ownable(old, &manager.subresource, has_status),
         &ownable(new, &manager.subresource, has_status),
@@ -310,21 +306,20 @@ pub(crate) fn apply(
     let changed = diff.added.union(&diff.modified);
     let mut conflicts = Vec::new();
     let mut entries: Vec<Entry> = entries;
+    let free = handover::applied_by_client(live, schema, manager, |o| ownable(o, "", has_status));
     for entry in entries.iter_mut().filter(|e| !e.applied_by(manager)) {
         let taken = entry.fields.intersection(&config_fields).intersection(&changed);
-        if !taken.is_empty() {
-            if force {
-                entry.fields = entry.fields.difference(&taken);
-            } else {
-                let who = entry.shown();
-                conflicts.extend(taken.paths().iter().map(|p| (who.clone(), shown(p))));
-            }
+        if !force {
+            let who = entry.shown();
+            let refused = taken.difference(&free);
+            conflicts.extend(refused.paths().iter().map(|p| (who.clone(), shown(p))));
         }
-        entry.fields = entry.fields.difference(&diff.removed);
+        entry.fields = entry.fields.difference(&taken).difference(&diff.removed);
     }
     if !conflicts.is_empty() {
         return Err(ApiError::apply_conflict(&conflicts));
     }
+    handover::note(&mut object, &config, live, manager);
     match entries.iter_mut().find(|e| e.applied_by(manager)) {
         Some(mine) => {
             if mine.fields != config_fields || mine.api_version != manager.api_version {

@@ -1,6 +1,7 @@
 //! Field ownership and server-side apply.
 
 mod compare;
+mod handover;
 mod manager;
 mod merge;
 mod set;

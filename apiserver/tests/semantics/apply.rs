@@ -157,6 +157,60 @@ async fn updates_own_what_they_change() {
 }
 
 #[tokio::test]
+async fn kubectl_hands_over_what_it_applied_as_a_client() {
+    const NOTE: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let u = Under::start().await;
+    let path = u.path("configmaps");
+    let one = format!("{path}/a");
+    let mut made = map(json!({"k": "1", "l": "1"}));
+    made["metadata"]["annotations"] = json!({NOTE: made.to_string()});
+    u.post(&format!("{path}?fieldManager=kubectl-client-side-apply"), made)
+        .await
+        .is(201);
+    u.merge(&format!("{one}?fieldManager=hand"), json!({"data": {"l": "2"}}))
+        .await
+        .is(200);
+    // Other managers conflict with the client; kubectl itself only where somebody else came between.
+    u.apply(&one, "other", map(json!({"k": "3"}))).await.is(409);
+    let refused = u
+        .apply(&one, "kubectl", map(json!({"k": "3", "l": "3"})))
+        .await
+        .is(409);
+    assert!(
+        refused.message().contains("1 conflict: conflict with \"hand\""),
+        "{}",
+        refused.message()
+    );
+    let applied = u.apply(&one, "kubectl", map(json!({"k": "3"}))).await.is(200);
+    assert_eq!(applied.body["data"], json!({"k": "3", "l": "2"}));
+    let noted: Value =
+        serde_json::from_str(applied.body["metadata"]["annotations"][NOTE].as_str().unwrap()).unwrap();
+    assert_eq!(noted["data"], json!({"k": "3"}), "the annotation follows");
+    // It joins both of its own with a list of its own making.
+    let kept: Vec<Value> = applied.body["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|m| m["manager"] != "kubectl-client-side-apply")
+        .cloned()
+        .collect();
+    assert_eq!(kept.len(), 2);
+    let patch = |list: &Value| json!([{"op": "replace", "path": "/metadata/managedFields", "value": list}]);
+    let joined = u.json_patch(&one, patch(&json!(kept))).await.is(200);
+    let names = |a: &Answer| owners(a).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+    assert_eq!(names(&joined), ["hand Update", "kubectl Apply"]);
+    // A list that says nothing readable is not taken.
+    for nonsense in [
+        json!([]),
+        json!([{"manager": "x", "operation": "Update", "fieldsType": "FieldsV2", "fieldsV1": {}}]),
+    ] {
+        let same = u.json_patch(&one, patch(&nonsense)).await.is(200);
+        assert_eq!(names(&same), names(&joined), "{nonsense}");
+    }
+    u.end().await;
+}
+
+#[tokio::test]
 async fn lists_with_keys_have_owners_item_by_item() {
     let u = Under::start().await;
     let schema = json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
