@@ -10,12 +10,16 @@ use std::process::{Command, Stdio};
 use strait_apiserver::{Config, Data, Server};
 use strait_envtest::say;
 
+const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/run");
+
 async fn serve(dir: &Path) -> Server {
     let mut config = Config::new(Data::Directory(dir.join("data")));
     config
         .listeners
         .push(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     config.service_cidrs.push("10.96.0.0/16".parse().unwrap());
+    // So that clients see versions expire.
+    config.window.events = 256;
     let server = Server::start(config).await.unwrap();
     let url = format!("https://{}", server.addr().unwrap());
     std::fs::write(dir.join("kubeconfig"), server.admin_kubeconfig(&url)).unwrap();
@@ -26,8 +30,7 @@ async fn serve(dir: &Path) -> Server {
 async fn clients_do_what_people_do_with_them() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path()).await;
-    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/run");
-    let mut command = Command::new(run);
+    let mut command = Command::new(RUN);
     command.arg(dir.path().join("kubeconfig")).stdin(Stdio::null());
     if std::env::var("STRAIT_KUBECTL").as_deref() == Ok("all") {
         command.arg("--all");
@@ -39,19 +42,21 @@ async fn clients_do_what_people_do_with_them() {
     let output = String::from_utf8_lossy(&done.stdout).into_owned();
     say(output.trim_end());
     assert!(
-        done.status.success() && output.contains(" 0 failed"),
+        done.status.success() && output.trim_end().ends_with(" 0 failed"),
         "{output}{}",
         String::from_utf8_lossy(&done.stderr)
     );
+    // Here versions do expire.
+    assert!(!output.contains("skipped: 410"), "{output}");
     server.shutdown().await;
 }
 
 /// The manifests of a member cluster and of a broker, as the README says to apply them.
 #[tokio::test(flavor = "multi_thread")]
 async fn deploy_applies_with_kubectl() {
-    let Some(kubectl) = newest() else {
-        strait_envtest::skip("kubectl apply -k deploy/base", "kubectl is not installed");
-        return;
+    let kubectl = match newest() {
+        Ok(kubectl) => kubectl,
+        Err(why) => return strait_envtest::skip("kubectl apply -k deploy/base", &why),
     };
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path()).await;
@@ -86,24 +91,20 @@ async fn deploy_applies_with_kubectl() {
     server.shutdown().await;
 }
 
-/// The newest kubectl that can read kustomizations as they are written now.
-fn newest() -> Option<String> {
-    let mut found: Vec<String> = Vec::new();
-    let path = std::env::var("PATH").unwrap_or_default();
-    for dir in path
-        .split(':')
-        .chain(["/usr/local/bin", "/usr/lib/google-cloud-sdk/bin"])
-    {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let minor = name
-                .strip_prefix("kubectl.1.")
-                .and_then(|v| v.parse::<u32>().ok());
-            if name == "kubectl" || minor.is_some() {
-                found.push(format!("{:04}{}", minor.unwrap_or(0), entry.path().display()));
-            }
-        }
+/// The newest kubectl, if it reads kustomizations as they are written now: from 1.21.
+fn newest() -> Result<String, String> {
+    let listed = Command::new(RUN)
+        .arg("--list")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{RUN}: {e}"))?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let Some((version, path)) = text.lines().last().and_then(|l| l.split_once(' ')) else {
+        return Err("kubectl is not installed".into());
+    };
+    let minor: Option<u32> = version.split('.').nth(1).and_then(|m| m.parse().ok());
+    if minor.is_some_and(|m| m < 21) {
+        return Err(format!("kubectl {version} does not read these kustomizations"));
     }
-    found.sort();
-    found.pop().map(|f| f[4..].to_owned())
+    Ok(path.to_owned())
 }

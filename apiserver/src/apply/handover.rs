@@ -82,7 +82,7 @@ pub(super) fn applied_by_client(
 
 /// Keeps the annotation true, for a kubectl that applies as a client again later.
 pub(super) fn note(object: &mut Value, config: &Value, live: &Value, manager: &Manager) {
-    if manager.name != KUBECTL || last_applied(live).is_none() {
+    if manager.name != KUBECTL || !manager.subresource.is_empty() || last_applied(live).is_none() {
         return;
     }
     let mut config = config.clone();
