@@ -259,20 +259,28 @@ struct Rotating {
     file: Option<File>,
     /// Length up to which the file holds whole lines.
     length: u64,
+    /// Length at which a new file begins.
+    limit: u64,
 }
 
 impl Rotating {
     fn open(audit: Audit) -> Result<Self, Error> {
+        let limit = audit.max_bytes;
         let mut this = Rotating {
             audit,
             file: None,
             length: 0,
+            limit,
         };
-        this.begin().map_err(|source| Error::File {
-            path: this.audit.path.clone(),
+        let fail = |path: &Path, source| Error::File {
+            path: path.to_owned(),
             what: "opened for the audit log".into(),
             source,
-        })?;
+        };
+        this.begin().map_err(|e| fail(&this.audit.path, e))?;
+        // Where a link leads, the full files stay too.
+        let real = std::fs::canonicalize(&this.audit.path);
+        this.audit.path = real.map_err(|e| fail(&this.audit.path, e))?;
         Ok(this)
     }
 
@@ -288,8 +296,17 @@ impl Rotating {
     }
 
     fn append(&mut self, line: &[u8]) -> std::io::Result<()> {
-        if self.length > 0 && self.length + line.len() as u64 > self.audit.max_bytes {
-            self.rotate()?;
+        if self.length > 0 && self.length + line.len() as u64 > self.limit {
+            match self.rotate() {
+                Ok(()) => self.limit = self.audit.max_bytes,
+                Err(e) => {
+                    // A log that grows is better than none. It is tried again when as much has come as goes
+                    // into a file.
+                    tracing::error!(path = %self.audit.path.display(), error = %e,
+                        "the full audit log cannot be put beside the new one, and grows");
+                    self.limit = self.length.saturating_add(self.audit.max_bytes);
+                }
+            }
         }
         if self.file.is_none() {
             self.begin()?;
@@ -368,6 +385,68 @@ mod tests {
         let mut file = Rotating::open(audit).unwrap();
         file.append(b"line 20 of the log\n").unwrap();
         assert_eq!(read(&path), "line 20 of the log\n");
+    }
+
+    #[test]
+    fn the_log_stays_where_a_link_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let link = dir.path().join("audit.log");
+        // The file itself is not there yet.
+        std::os::unix::fs::symlink(other.join("real.log"), &link).unwrap();
+        let audit = Audit {
+            path: link.clone(),
+            max_bytes: 40,
+            backups: 2,
+        };
+        for start in 0..2 {
+            let mut file = Rotating::open(audit.clone()).unwrap();
+            for n in 0..5 {
+                file.append(format!("line {start}{n} of the log\n").as_bytes())
+                    .unwrap();
+            }
+        }
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        let read = |name: &str| std::fs::read_to_string(other.join(name)).unwrap();
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), read("real.log"));
+        assert_eq!(read("real.log"), "line 13 of the log\nline 14 of the log\n");
+        assert_eq!(read("real.log.1"), "line 11 of the log\nline 12 of the log\n");
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_put_aside_grows_and_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        // Something stands in the way, which holds for root too.
+        let way = numbered(&path, 1);
+        std::fs::create_dir_all(way.join("full")).unwrap();
+        let mut file = Rotating::open(Audit {
+            path: path.clone(),
+            max_bytes: 40,
+            backups: 1,
+        })
+        .unwrap();
+        let mut add = |n: usize| {
+            file.append(format!("line {n:02} of the log\n").as_bytes())
+                .unwrap();
+        };
+        (0..7).for_each(&mut add);
+        let lines = |p: &Path| std::fs::read_to_string(p).unwrap().lines().count();
+        assert_eq!(lines(&path), 7);
+        std::fs::remove_dir_all(&way).unwrap();
+        (7..10).for_each(&mut add);
+        assert_eq!(lines(&path) + lines(&way), 10, "every line is in one of them");
+        assert!(lines(&path) <= 2);
+        // A folder that does not take the log at all is told of at once.
+        let nowhere = Audit::new(dir.path().join("missing/audit.log"));
+        let e = Rotating::open(nowhere).unwrap_err().to_string();
+        assert!(
+            e.contains("missing/audit.log cannot be opened for the audit log"),
+            "{e}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Starting, serving and stopping.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ use crate::{controllers, files, manifests};
 
 /// Time between two lines in the log about connections that are refused.
 const COMPLAIN: Duration = Duration::from_secs(10);
+/// Signs tokens of service accounts.
+const SIGNING_KEY: &str = "serviceaccount.key";
 /// Time for requests under way when the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,7 @@ impl Server {
         let dir = match &config.data {
             Data::Directory(dir) => {
                 files::make_private(dir)?;
+                not_emptied(dir)?;
                 Some(dir.clone())
             }
             Data::Memory => None,
@@ -77,6 +80,15 @@ impl Server {
             .await
             .map_err(|e| Error::Other(e.to_string()))?
             .map_err(Error::Store)?;
+        let started = Self::start_over(store.clone(), config, dir).await;
+        if started.is_err() {
+            // Whoever tries again finds the file free.
+            store.close().await;
+        }
+        started
+    }
+
+    async fn start_over(store: Store, config: Config, dir: Option<PathBuf>) -> Result<Self, Error> {
         let admin_token = admin_token(config.admin_token.clone(), dir.as_deref())?;
         let mut tokens = StaticTokens::default();
         tokens.add(&admin_token, User::admin());
@@ -224,6 +236,20 @@ pub fn kubeconfig(url: &str, ca_pem: &str, user: &str, token: &str) -> String {
     )
 }
 
+/// Refuses a store that has lost all its content: to begin anew would make that final.
+fn not_emptied(dir: &Path) -> Result<(), Error> {
+    let store = dir.join(STORE_FILE);
+    let empty = std::fs::metadata(&store).is_ok_and(|m| m.len() == 0);
+    // The key is made after the store.
+    if empty && dir.join(SIGNING_KEY).exists() {
+        return Err(Error::Store(format!(
+            "the store {} is empty, though its folder was in use: restore a backup into another folder, or remove the file to begin anew",
+            store.display()
+        )));
+    }
+    Ok(())
+}
+
 fn admin_token(given: Option<String>, dir: Option<&Path>) -> Result<String, Error> {
     if let Some(token) = given {
         if token.is_empty() {
@@ -250,7 +276,7 @@ fn signer(dir: Option<&Path>) -> Result<Signer, Error> {
     let Some(dir) = dir else {
         return Signer::new(&make()?).map_err(Error::Other);
     };
-    let path = dir.join("serviceaccount.key");
+    let path = dir.join(SIGNING_KEY);
     if let Some(text) = files::read(&path)? {
         let key = STANDARD
             .decode(text.trim())

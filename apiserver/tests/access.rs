@@ -252,6 +252,104 @@ async fn tokens_end_with_what_they_are_bound_to() {
 }
 
 #[tokio::test]
+async fn a_token_ends_with_its_pod_and_is_not_its_successors() {
+    let server = start().await;
+    let admin = server.admin_token().to_owned();
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, account: &str| {
+        json!({"metadata": {"name": name}, "spec": {"serviceAccountName": account,
+            "containers": [{"name": "c", "image": "i"}]}})
+    };
+    let bound = |name: &str, uid: &str| {
+        let mut reference = json!({"kind": "Pod", "apiVersion": "v1", "name": name});
+        if !uid.is_empty() {
+            reference["uid"] = uid.into();
+        }
+        json!({"boundObjectRef": reference})
+    };
+    for (name, account) in [("web", "reader"), ("other", "default")] {
+        let made = ask(&server, &admin, "POST", pods, pod(name, account)).await;
+        assert_eq!(made.status(), StatusCode::CREATED);
+    }
+    // Of a pod that is not there, is another one by now, or is another account's.
+    for (spec, status, reason) in [
+        (bound("gone", ""), StatusCode::NOT_FOUND, "NotFound"),
+        (bound("web", "another"), StatusCode::CONFLICT, "Conflict"),
+        (bound("other", ""), StatusCode::BAD_REQUEST, "BadRequest"),
+    ] {
+        let refused = token(&server, spec).await;
+        assert_eq!(refused.status(), status);
+        assert_eq!(value(refused).await["reason"], reason);
+    }
+    let made = value(token(&server, bound("web", "")).await).await;
+    let jwt = made["status"]["token"].as_str().unwrap();
+    let seen = async || ask(&server, jwt, "GET", MAPS, Value::Null).await.status();
+    assert_eq!(seen().await, StatusCode::OK);
+    let deleted = ask(&server, &admin, "DELETE", &format!("{pods}/web"), Value::Null).await;
+    assert_eq!(deleted.status(), StatusCode::OK);
+    assert_eq!(seen().await, StatusCode::UNAUTHORIZED);
+    ask(&server, &admin, "POST", pods, pod("web", "reader")).await;
+    assert_eq!(seen().await, StatusCode::UNAUTHORIZED);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_data_directory_is_one_servers_and_is_not_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let start = async || Server::start(Config::new(Data::Directory(data.clone()))).await;
+    let server = start().await.unwrap();
+    let store = data.join("store.redb");
+    let second = start().await.unwrap_err().to_string();
+    assert!(
+        second.contains(store.to_str().unwrap()) && second.contains("no other process has it open"),
+        "{second}"
+    );
+    let map = json!({"metadata": {"name": "kept"}});
+    let made = ask(&server, server.admin_token(), "POST", MAPS, map).await;
+    assert_eq!(made.status(), StatusCode::CREATED, "the first one works on");
+    server.shutdown().await;
+    let whole = std::fs::read(&store).unwrap();
+    for (bytes, why) in [
+        (&b""[..], "is empty, though its folder was in use"),
+        (&whole[..whole.len() / 2], "cannot be opened"),
+        (&b"{\"a\": 1}"[..], "Not a redb database"),
+    ] {
+        std::fs::write(&store, bytes).unwrap();
+        for _ in 0..2 {
+            let refused = start().await.unwrap_err().to_string();
+            assert!(
+                refused.contains(why) && refused.contains(store.to_str().unwrap()),
+                "{refused}"
+            );
+        }
+        assert_eq!(std::fs::read(&store).unwrap(), bytes, "it is left as it is");
+    }
+    std::fs::write(&store, &whole).unwrap();
+    let server = start().await.unwrap();
+    let kept = ask(
+        &server,
+        server.admin_token(),
+        "GET",
+        &format!("{MAPS}/kept"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(kept.status(), StatusCode::OK);
+    server.shutdown().await;
+    // A key of its own that is none; and once it is one again, all is well.
+    let key = data.join("serviceaccount.key");
+    let good = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "nonsense!").unwrap();
+    for _ in 0..2 {
+        let refused = start().await.unwrap_err().to_string();
+        assert!(refused.contains("serviceaccount.key holds no key"), "{refused}");
+    }
+    std::fs::write(&key, good).unwrap();
+    start().await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
 async fn open_watches_end_when_the_right_to_watch_ends() {
     for doomed in [
         "/api/v1/namespaces/default/serviceaccounts/reader",

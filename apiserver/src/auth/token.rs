@@ -199,3 +199,143 @@ pub(crate) fn user(claims: &Claims, store: &Store, audience: &str) -> Option<Use
         extra,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ring::hmac;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: i64 = 1500;
+
+    fn signer() -> Signer {
+        Signer::new(&Signer::generate().unwrap()).unwrap()
+    }
+
+    fn claims() -> Value {
+        json!({"aud": [ISSUER], "exp": 2000, "iat": 1000, "iss": ISSUER, "jti": "1", "nbf": 1000,
+            "sub": "system:serviceaccount:demo:web",
+            "kubernetes.io": {"namespace": "demo", "serviceaccount": {"name": "web", "uid": "1"}}})
+    }
+
+    fn unsigned(header: &Value, claims: &Value) -> String {
+        let part = |v: &Value| URL_SAFE_NO_PAD.encode(v.to_string());
+        format!("{}.{}", part(header), part(claims))
+    }
+
+    /// With a good signature, whatever the header and the claims say.
+    fn signed(signer: &Signer, header: &Value, claims: &Value) -> String {
+        let text = unsigned(header, claims);
+        let signature = signer.key.sign(&signer.random, text.as_bytes()).unwrap();
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    #[test]
+    fn tokens_are_good_in_their_time_and_from_their_issuer_only() {
+        let signer = signer();
+        let header = json!({"alg": "ES256", "kid": signer.kid});
+        let at = |change: &dyn Fn(&mut Value), now: i64| {
+            let mut claims = claims();
+            change(&mut claims);
+            signer.check(&signed(&signer, &header, &claims), now).is_some()
+        };
+        let same: &dyn Fn(&mut Value) = &|_| {};
+        assert!(at(same, NOW) && at(same, 1000) && at(same, 1999));
+        assert!(!at(same, 2000), "expired");
+        assert!(!at(same, 999), "not yet");
+        assert!(
+            !at(&|c| c["nbf"] = 1501.into(), NOW),
+            "not before the next second"
+        );
+        assert!(!at(&|c| c["iss"] = "https://elsewhere".into(), NOW));
+        assert!(!at(&|c| c["iss"] = format!("{ISSUER}/").into(), NOW));
+        for claim in ["exp", "nbf", "iss", "aud", "kubernetes.io"] {
+            let without = |c: &mut Value| {
+                c.as_object_mut().unwrap().shift_remove(claim);
+            };
+            assert!(!at(&without, NOW), "without {claim}");
+        }
+        for odd in [json!("2000"), json!(1e300), json!(null), json!(true)] {
+            assert!(!at(&|c| c["exp"] = odd.clone(), NOW), "{odd}");
+        }
+    }
+
+    #[test]
+    fn no_header_makes_a_forged_token_good() {
+        let ours = signer();
+        let theirs = signer();
+        let good = json!({"alg": "ES256", "kid": ours.kid});
+        assert!(ours.check(&signed(&ours, &good, &claims()), NOW).is_some());
+        // Another's key, under our key's name, under its own, and without one.
+        for kid in [json!(ours.kid), json!(theirs.kid), json!(null)] {
+            let header = json!({"alg": "ES256", "kid": kid});
+            assert!(
+                ours.check(&signed(&theirs, &header, &claims()), NOW).is_none(),
+                "{header}"
+            );
+        }
+        // A name that leads elsewhere, and a key that comes along, even over a signature of ours.
+        for kid in ["", "../../dev/null", "/dev/null", "x\u{0}", "' OR 1=1 --"] {
+            let header = json!({"alg": "ES256", "kid": kid});
+            assert!(
+                ours.check(&signed(&ours, &header, &claims()), NOW).is_none(),
+                "{header}"
+            );
+        }
+        for (name, value) in [
+            ("jwk", theirs.jwks()["keys"][0].clone()),
+            ("jku", json!("https://elsewhere/keys")),
+            ("x5u", json!("https://elsewhere/cert")),
+        ] {
+            let mut header = good.clone();
+            header[name] = value;
+            assert!(
+                ours.check(&signed(&theirs, &header, &claims()), NOW).is_none(),
+                "{header}"
+            );
+        }
+        // No signature, by whatever name.
+        for alg in ["none", "None", "NONE", "", "ES256"] {
+            for kid in [json!(ours.kid), json!(null)] {
+                let text = unsigned(&json!({"alg": alg, "kid": kid}), &claims());
+                for token in [text.clone(), format!("{text}."), format!("{text}.AAAA")] {
+                    assert!(ours.check(&token, NOW).is_none(), "{alg:?}");
+                }
+            }
+        }
+        // The public key as a secret.
+        for secret in [ours.public.clone(), ours.jwks().to_string().into_bytes()] {
+            let text = unsigned(&json!({"alg": "HS256", "kid": ours.kid}), &claims());
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+            let tag = hmac::sign(&key, text.as_bytes());
+            let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag));
+            assert!(ours.check(&token, NOW).is_none());
+        }
+        // Other algorithms over a good signature of this one.
+        for alg in ["ES384", "RS256", "HS256", "es256"] {
+            let header = json!({"alg": alg, "kid": ours.kid});
+            assert!(
+                ours.check(&signed(&ours, &header, &claims()), NOW).is_none(),
+                "{alg}"
+            );
+        }
+        // Another's claims under our signature, and signatures of nothing.
+        let token = signed(&ours, &good, &claims());
+        let (_, signature) = token.rsplit_once('.').unwrap();
+        let mut other = claims();
+        other["kubernetes.io"]["serviceaccount"]["name"] = "admin".into();
+        let zeroes = URL_SAFE_NO_PAD.encode([0; 64]);
+        for token in [
+            format!("{}.{signature}", unsigned(&good, &other)),
+            format!("{}.{zeroes}", unsigned(&good, &claims())),
+            format!("{token}."),
+            format!(".{token}"),
+            format!("{token}=="),
+            "...".to_owned(),
+            String::new(),
+        ] {
+            assert!(ours.check(&token, NOW).is_none(), "{token}");
+        }
+    }
+}

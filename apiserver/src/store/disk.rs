@@ -74,6 +74,57 @@ fn open(path: &Path, create: bool) -> Result<Database, String> {
         .map_err(|e| e.to_string())
 }
 
+/// What a store that was found damaged has beside it, until somebody has seen to it.
+fn mark(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
+}
+
+/// Opens a file that may be damaged: it is checked as a whole, and what cannot be relied on is refused.
+fn examine(path: &Path) -> Result<(Database, Loaded), String> {
+    let say =
+        |what: &str, e: &dyn std::fmt::Display| format!("the store {} cannot be {what}: {e}", path.display());
+    let mark = mark(path);
+    if mark.exists() {
+        return Err(format!(
+            "the store {} was found damaged, and changes may be lost: restore a backup into another folder, or remove {} to go on with what can be read",
+            path.display(),
+            mark.display()
+        ));
+    }
+    let mut db = open(path, true).map_err(|e| say("opened", &e))?;
+    let found = format(&db).map_err(|e| say("read", &e))?;
+    if found > FORMAT {
+        return Err(format!(
+            "the store {} has format {found}, and this version knows {FORMAT} at most: use the version that wrote it, or a later one",
+            path.display()
+        ));
+    }
+    // The check mends what it can, by going back to what was written before: that has to be seen.
+    match db.check_integrity() {
+        Ok(true) => {}
+        Ok(false) => {
+            let why = "parts of the file are not as they were written\n";
+            std::fs::write(&mark, why).map_err(|e| say("marked as damaged", &e))?;
+            return Err(say("read", &why.trim_end()));
+        }
+        Err(e) => return Err(say("read", &e)),
+    }
+    let loaded = load(&db).map_err(|e| say("read", &e))?;
+    Ok((db, loaded))
+}
+
+/// The format of what is in the file; 0 in a new one.
+fn format(db: &Database) -> Result<u64, redb::Error> {
+    let txn = db.begin_read()?;
+    match txn.open_table(META) {
+        Ok(meta) => Ok(meta.get("format")?.map_or(0, |v| v.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn load(db: &Database) -> Result<Loaded, redb::Error> {
     let write = db.begin_write()?;
     {
@@ -139,11 +190,12 @@ fn write(db: &Database, changes: &[Change], lasts: &HashMap<&str, u64>, rv: u64)
 impl Disk {
     /// Opens or makes the file and reads all of it.
     pub(super) fn open(path: &Path) -> Result<(Self, Loaded), String> {
-        let say = |what: &str, e: &dyn std::fmt::Display| {
-            format!("the store {} cannot be {what}: {e}", path.display())
-        };
-        let mut db = open(path, true).map_err(|e| say("opened", &e))?;
-        let loaded = load(&db).map_err(|e| say("read", &e))?;
+        let (mut db, loaded) = std::panic::catch_unwind(|| examine(path)).unwrap_or_else(|_| {
+            Err(format!(
+                "the store {} cannot be read: it is damaged",
+                path.display()
+            ))
+        })?;
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
         let held: usize = loaded.objects.iter().map(|(k, v)| k.len() + v.len()).sum();
         if size > LARGE && size / WASTEFUL > held as u64 {

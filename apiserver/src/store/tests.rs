@@ -149,3 +149,107 @@ async fn a_file_that_is_mostly_empty_is_made_smaller() {
     store.close().await;
     assert_eq!(on_disk(dir.path()).list(MAPS, "").items.len(), 2);
 }
+
+/// Everything that a store holds.
+fn content(store: &Store) -> Vec<(String, u64, Bytes)> {
+    let objects = store.list(MAPS, "").items;
+    objects
+        .iter()
+        .map(|o| (o.name.clone(), o.rv, o.json.clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn damage_is_refused_or_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(dir.path());
+    for n in 0..60 {
+        let mut write = put(&format!("m{n}"), None);
+        if let Op::Put(object) = &mut write.op {
+            object["data"] = json!({"a": format!("{n} ").repeat(2000)});
+        }
+        store.write(write).await.unwrap();
+    }
+    let (rv, held) = (store.rv(), content(&store));
+    assert_eq!(held.len(), 60);
+    store.close().await;
+    drop(store);
+    let whole = std::fs::read(dir.path().join("store")).unwrap();
+    let attempt = async |bytes: &[u8]| -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        std::fs::write(&path, bytes).unwrap();
+        let mut answers = Vec::new();
+        // A second try must not take what the first one refused.
+        for _ in 0..2 {
+            match Store::open(&Location::File(path.clone()), Window::default()) {
+                Ok(store) => {
+                    assert_eq!((store.rv(), content(&store)), (rv, held.clone()));
+                    store.close().await;
+                    answers.push(None);
+                }
+                Err(e) => {
+                    assert!(e.contains(path.to_str().unwrap()), "{e}");
+                    answers.push(Some(e));
+                }
+            }
+        }
+        assert_eq!(answers[0].is_some(), answers[1].is_some(), "{answers:?}");
+        answers.swap_remove(0)
+    };
+    assert_eq!(attempt(&whole).await, None);
+    let flips = (0..16)
+        .map(|n| n * 20)
+        .chain((1..30).map(|n| whole.len() / 30 * n));
+    let mut refused = std::collections::BTreeSet::new();
+    for (n, at) in flips.enumerate() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (n % 8);
+        if attempt(&bytes).await.is_some() {
+            refused.insert(at);
+        }
+    }
+    // The head of the file, and its pages. (What is not in use may be anything.)
+    assert!(refused.iter().any(|at| *at < 320), "{refused:?}");
+    assert!(
+        refused.iter().filter(|at| **at >= 4096).count() > 5,
+        "{refused:?}"
+    );
+    for share in [1, 3, 5, 7, 9] {
+        let e = attempt(&whole[..whole.len() * share / 10])
+            .await
+            .expect("it is cut");
+        assert!(e.contains("cannot be opened"), "{e}");
+    }
+    let e = attempt(b"something else altogether")
+        .await
+        .expect("it is no store");
+    assert!(e.contains("Not a redb database"), "{e}");
+}
+
+#[tokio::test]
+async fn a_store_of_a_later_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(dir.path());
+    store.write(put("a", None)).await.unwrap();
+    store.close().await;
+    drop(store);
+    let path = dir.path().join("store");
+    let table = redb::TableDefinition::<&str, u64>::new("meta");
+    let set = |format: u64| {
+        let db = redb::Database::create(&path).unwrap();
+        let write = db.begin_write().unwrap();
+        write.open_table(table).unwrap().insert("format", format).unwrap();
+        write.commit().unwrap();
+    };
+    set(2);
+    for _ in 0..2 {
+        let e = Store::open(&Location::File(path.clone()), Window::default()).unwrap_err();
+        assert!(
+            e.contains("has format 2, and this version knows 1 at most: use the version that wrote it"),
+            "{e}"
+        );
+    }
+    set(1);
+    assert_eq!(content(&on_disk(dir.path())).len(), 1);
+}
