@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use strait_core::kernel::{KernelState, NftTable, VipTargets};
+use strait_core::kernel::{ForeignRefusal, KernelState, NftTable, VipTargets};
 use strait_core::node::{NotYet, Skipped};
 use strait_daemon::inputs::{Knowledge, Waker};
 use strait_daemon::{CommonArgs, Inputs, Shutdown, Status, client};
@@ -81,6 +81,7 @@ pub async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         held: None,
         hindrance: None,
         skipped: BTreeSet::new(),
+        refusals: BTreeSet::new(),
     };
     // Before every kind is known, live or from disk, nothing may be concluded from what is missing.
     tokio::select! {
@@ -183,6 +184,7 @@ struct Agent {
     /// What was last reported as being in the way.
     hindrance: Option<String>,
     skipped: BTreeSet<Skipped>,
+    refusals: BTreeSet<ForeignRefusal>,
 }
 
 impl Agent {
@@ -201,6 +203,7 @@ impl Agent {
                 return Ok(());
             }
         };
+        self.report_refusals(&actual.foreign_refusals);
         self.report_skipped(&decision.skipped);
         self.apply(decision).await?;
         self.metrics.seconds.observe(begun.elapsed().as_secs_f64());
@@ -267,6 +270,28 @@ impl Agent {
                 tracing::warn!(%error, "UDP clients may go on talking to endpoints that are gone");
             }
         }
+    }
+
+    fn report_refusals(&mut self, refusals: &BTreeSet<ForeignRefusal>) {
+        for new in refusals.difference(&self.refusals) {
+            tracing::warn!("{new}");
+        }
+        for gone in self.refusals.difference(refusals) {
+            let ForeignRefusal {
+                family,
+                table,
+                chain,
+                handle,
+                ..
+            } = gone;
+            tracing::info!(
+                "chain {family} {table} {chain} no longer refuses the clusterset's packets by rule {handle}"
+            );
+        }
+        self.metrics
+            .refusals
+            .set(i64::try_from(refusals.len()).unwrap_or(i64::MAX));
+        self.refusals.clone_from(refusals);
     }
 
     fn report_skipped(&mut self, skipped: &BTreeSet<Skipped>) {

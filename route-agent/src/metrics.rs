@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     routes: Gauge,
     vips: Gauge,
     pub(crate) skipped: Gauge,
+    pub(crate) refusals: Gauge,
 }
 
 impl Metrics {
@@ -36,6 +37,7 @@ impl Metrics {
             routes: Gauge::default(),
             vips: Gauge::default(),
             skipped: Gauge::default(),
+            refusals: Gauge::default(),
         };
         let m = metrics.clone();
         status.register(|registry| {
@@ -60,6 +62,11 @@ impl Metrics {
                 "skipped_objects",
                 "Objects, or parts of them, that do not count",
                 m.skipped,
+            );
+            registry.register(
+                "foreign_refusals",
+                "Rules of other firewalls that refuse all forwarded packets before Strait's accepts are asked",
+                m.refusals,
             );
         });
         metrics

@@ -1,11 +1,12 @@
 //! `strait plan`: what the route agent would change on this node.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use strait_core::kernel::Plan;
+use strait_core::kernel::{ForeignRefusal, Plan};
 use strait_daemon::{Inputs, Shutdown, client};
 use strait_linux::Kernel;
 
@@ -31,7 +32,10 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let plan = planned(&args).await?;
+    let (plan, refusals) = planned(&args).await?;
+    for refusal in &refusals {
+        eprintln!("note: {refusal}");
+    }
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Json => {
@@ -47,11 +51,11 @@ async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the route agent would change on this node.
+/// What the route agent would change on this node, and what of somebody else's would be in its way.
 ///
 /// # Errors
 /// As [`plan`].
-pub async fn planned(args: &PlanArgs) -> anyhow::Result<Plan> {
+pub async fn planned(args: &PlanArgs) -> anyhow::Result<(Plan, BTreeSet<ForeignRefusal>)> {
     let api = client::connect(args.kubeconfig.as_deref(), "strait-plan").await?;
     let shutdown = Shutdown::default();
     // Saved nowhere: the files are the route agent's.
@@ -67,5 +71,6 @@ pub async fn planned(args: &PlanArgs) -> anyhow::Result<Plan> {
     })?;
     let kernel = Kernel::open(&args.state_dir.join(STATE))?;
     let actual = kernel.read().await.context("the kernel's state cannot be read")?;
-    Ok(decide(&watches.objects(), &args.node_name, args.underlay_mtu, &actual)??.plan)
+    let plan = decide(&watches.objects(), &args.node_name, args.underlay_mtu, &actual)??.plan;
+    Ok((plan, actual.foreign_refusals))
 }

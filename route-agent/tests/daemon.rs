@@ -154,7 +154,7 @@ impl World {
             underlay_mtu: UnderlayMtu::Auto,
             output: Output::Text,
         };
-        let plan = planned(&args).await.unwrap();
+        let (plan, _) = planned(&args).await.unwrap();
         plan.ops.iter().map(ToString::to_string).collect()
     }
 

@@ -21,8 +21,8 @@ pub use nft::{
 };
 pub use plan::{NftOp, Op, Plan, Waiting, plan};
 pub use state::{
-    ActualState, Address, FdbEntry, ForeignAccept, KernelState, MacAddress, Neighbour, NextHop, OverlayLink,
-    PolicyRule, Route, RouteKind, Sysctl,
+    ActualState, Address, FdbEntry, ForeignAccept, ForeignRefusal, KernelState, MacAddress, Neighbour,
+    NextHop, OverlayLink, PolicyRule, Route, RouteKind, Sysctl,
 };
 
 /// The gateway's TUN device. It exists only while a gateway process reads it.

@@ -24,6 +24,10 @@ pub struct KernelState<R = Rule> {
     /// Foreign base chains on the forward hook whose policy is drop, as found. Only read, like
     /// `foreign_links`: a plan never changes them, `foreign_accepts` says what we put into them.
     pub foreign_drops: BTreeSet<ForeignAccept>,
+    /// Rules of foreign forward chains that refuse all that comes as far as them, and so our packets before our
+    /// accepts are asked. Only read.
+    #[serde(default)]
+    pub foreign_refusals: BTreeSet<ForeignRefusal>,
     /// Addresses on our devices.
     pub addresses: BTreeSet<Address>,
     /// Permanent neighbours on the overlay device.
@@ -52,6 +56,7 @@ impl<R> Default for KernelState<R> {
             foreign_links: BTreeSet::new(),
             down_links: BTreeSet::new(),
             foreign_drops: BTreeSet::new(),
+            foreign_refusals: BTreeSet::new(),
             addresses: BTreeSet::new(),
             neighbours: BTreeSet::new(),
             fdb: BTreeSet::new(),
@@ -198,6 +203,23 @@ pub struct ForeignAccept {
     pub table: String,
     /// Its base chain on the forward hook.
     pub chain: String,
+}
+
+/// A rule of somebody else's that refuses everything on the forward hook.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ForeignRefusal {
+    /// nftables family of its table.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// The base chain on the forward hook that leads to it.
+    pub base: String,
+    /// The chain that it stands in: the base chain, or one that is jumped to whatever comes.
+    pub chain: String,
+    /// Its handle, as `nft -a list chain` shows it.
+    pub handle: u64,
+    /// What it does: `drop` or `reject`.
+    pub verdict: String,
 }
 
 /// A kernel parameter.

@@ -18,6 +18,7 @@ fn observed(state: &KernelState) -> Actual {
         foreign_links: state.foreign_links.clone(),
         down_links: state.down_links.clone(),
         foreign_drops: state.foreign_drops.clone(),
+        foreign_refusals: BTreeSet::new(),
         addresses: state.addresses.clone(),
         neighbours: state.neighbours.clone(),
         fdb: state.fdb.clone(),
@@ -383,6 +384,7 @@ prop_compose! {
             foreign_links: BTreeSet::from([TUNNEL_DEVICE.to_owned()]),
             down_links: BTreeSet::new(),
             foreign_drops: BTreeSet::new(),
+            foreign_refusals: BTreeSet::new(),
             neighbours: neighbours.into_iter()
                 .filter(|((device, _), _)| here(device))
                 .map(|((device, address), mac)| Neighbour { device, address, mac })

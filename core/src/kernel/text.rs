@@ -7,7 +7,9 @@ use super::nft::{
     Action, AddressFamily, Chain, ChainKind, Concat, CtState, Element, Hook, Key, Match, Protocol,
     RejectWith, Rule, SetKind, VipTarget,
 };
-use super::state::{Address, FdbEntry, ForeignAccept, Neighbour, OverlayLink, PolicyRule, Route, RouteKind};
+use super::state::{
+    Address, FdbEntry, ForeignAccept, ForeignRefusal, Neighbour, OverlayLink, PolicyRule, Route, RouteKind,
+};
 
 fn join<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>, between: &str) -> Result {
     for (i, item) in items.into_iter().enumerate() {
@@ -300,6 +302,33 @@ impl Display for PolicyRule {
             write!(f, " iif {device}")?;
         }
         write!(f, " lookup {}", self.table)
+    }
+}
+
+impl Display for ForeignRefusal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self {
+            family,
+            table,
+            base,
+            chain,
+            handle,
+            verdict,
+        } = self;
+        let device = super::DEVICE_PREFIX;
+        write!(
+            f,
+            "chain {family} {table} {chain} refuses the clusterset's packets: its rule with handle {handle} ({verdict}) \
+             takes all that reaches it"
+        )?;
+        if chain != base {
+            write!(f, " from chain {base}")?;
+        }
+        write!(
+            f,
+            "; accept {device}* before it, with that firewall's own tool or by: nft insert rule {family} {table} {base} \
+             iifname \"{device}*\" accept; nft insert rule {family} {table} {base} oifname \"{device}*\" accept"
+        )
     }
 }
 

@@ -114,6 +114,9 @@ fn reading(input: &mut Input<'_>) {
             .chain(&state.foreign_accepts)
             .all(|place| nft::is_ip_family(&place.family))
     );
+    for refusal in &state.foreign_refusals {
+        assert!(nft::is_ip_family(&refusal.family) && ["drop", "reject"].contains(&refusal.verdict.as_str()));
+    }
     let removal = plan(&KernelState::default(), &state);
     for op in &removal.ops {
         assert!(!op.to_string().is_empty());

@@ -69,15 +69,16 @@ pub(super) fn read(kernel: &Inner) -> Result<ActualState> {
         .collect();
     let rules = kernel.links.rules(ROUTE_PROTOCOL)?.into_iter().collect();
 
-    let (found, foreign_accepts) = kernel.with_nft(|socket| -> Result<_> {
+    let (found, foreign_accepts, foreign_refusals) = kernel.with_nft(|socket| -> Result<_> {
         let found = nft::read(socket)?;
-        let mut accepts = BTreeSet::new();
+        let (mut accepts, mut refusals) = (BTreeSet::new(), BTreeSet::new());
         for place in found.forward.keys() {
             if nft::has_accepts(socket, place)? {
                 accepts.insert(place.clone());
             }
+            refusals.extend(nft::refusal(socket, place)?);
         }
-        Ok((found, accepts))
+        Ok((found, accepts, refusals))
     })?;
     Ok(ActualState {
         overlay,
@@ -95,6 +96,7 @@ pub(super) fn read(kernel: &Inner) -> Result<ActualState> {
             .filter(|(_, drops)| *drops)
             .map(|(place, _)| place)
             .collect(),
+        foreign_refusals,
         addresses,
         neighbours,
         fdb,

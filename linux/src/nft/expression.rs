@@ -28,8 +28,9 @@ pub(super) const TRANSPORT_HEADER: u32 = 2;
 pub(super) const CT_STATE: u32 = 0;
 pub(super) const CT_STATUS: u32 = 2;
 
-const VERDICT_JUMP: i32 = -3;
-const VERDICT_RETURN: i32 = -5;
+pub(super) const VERDICT_JUMP: i32 = -3;
+pub(super) const VERDICT_GOTO: i32 = -4;
+pub(super) const VERDICT_RETURN: i32 = -5;
 
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
@@ -57,6 +58,15 @@ pub(super) fn write_verdict(to: &mut Message, kind: u16, verdict: &Verdict<'_>) 
             }
         });
     });
+}
+
+/// A verdict's code, and the chain that it leads to.
+pub(super) fn read_verdict(data: crate::netlink::Attributes<'_>) -> Option<(i32, Option<String>)> {
+    let verdict = data.nest(DATA_VERDICT)?;
+    Some((
+        verdict.be32(VERDICT_CODE)?.cast_signed(),
+        verdict.text(VERDICT_CHAIN),
+    ))
 }
 
 /// The chain that a verdict in a map jumps to.

@@ -7,6 +7,7 @@ mod batch;
 mod expression;
 mod foreign;
 mod read;
+mod refusal;
 mod rule;
 mod set;
 
@@ -17,6 +18,7 @@ use crate::netlink::Message;
 pub(crate) use batch::{apply, commit_all, replace_table};
 pub(crate) use foreign::{add_accepts, has_accepts, remove_accepts};
 pub(crate) use read::{comment_of, is_base_chain, read};
+pub(crate) use refusal::refusal;
 
 /// nfnetlink's number for nftables, in the upper byte of a message type.
 pub(crate) const SUBSYSTEM: u16 = 10;

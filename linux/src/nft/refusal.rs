@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use strait_core::kernel::{ForeignAccept, ForeignRefusal, NFT_COMMENT};
 
+use super::expression::{VERDICT_GOTO, VERDICT_JUMP, VERDICT_RETURN, read_verdict};
 use super::{
     LIST_ELEMENT, NEW_RULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, SUBSYSTEM, family_by_name,
     message, read,
 };
-use super::expression::{VERDICT_GOTO, VERDICT_JUMP, VERDICT_RETURN, read_verdict};
 use crate::error::Result;
 use crate::netlink::{Attributes, Socket};
 
@@ -50,12 +50,7 @@ pub(crate) fn refusal(socket: &mut Socket, place: &ForeignAccept) -> Result<Opti
     }
 }
 
-fn walk(
-    socket: &mut Socket,
-    place: &ForeignAccept,
-    chain: &str,
-    seen: &mut BTreeSet<String>,
-) -> Result<End> {
+fn walk(socket: &mut Socket, place: &ForeignAccept, chain: &str, seen: &mut BTreeSet<String>) -> Result<End> {
     // A chain that was looked at lets packets through, or the way would have ended there.
     if seen.len() >= MOST_CHAINS || !seen.insert(chain.to_owned()) {
         return Ok(End::Through);

@@ -70,6 +70,38 @@ impl Firewall<'_> {
         self.commit(&[rule])
     }
 
+    /// Appends to the chain `forward` what ends many a firewall: a jump to the chain `rest`, which drops whatever
+    /// comes.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn refuse_the_rest(&self) -> Result<()> {
+        let mut rest = message(NEW_CHAIN, NLM_F_CREATE, FAMILY_INET);
+        rest.text(CHAIN_TABLE, self.table).text(3, "rest");
+        let rule = |chain: &str, code: i32, to: Option<&str>| {
+            let mut rule = message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, FAMILY_INET);
+            rule.text(RULE_TABLE, self.table).text(2, chain);
+            rule.nest(4, |list| {
+                list.nest(1, |e| _ = e.text(1, "counter").nest(2, |_| {}));
+                list.nest(1, |e| {
+                    e.text(1, "immediate").nest(2, |e| {
+                        e.be32(1, 0);
+                        e.nest(2, |data| {
+                            data.nest(2, |verdict| {
+                                verdict.be32(1, code.cast_unsigned());
+                                if let Some(chain) = to {
+                                    verdict.text(2, chain);
+                                }
+                            });
+                        });
+                    });
+                });
+            });
+            rule
+        };
+        self.commit(&[rest, rule("rest", 0, None), rule("forward", -3, Some("rest"))])
+    }
+
     /// Puts the IPv4 range from `first` up to, but without, `end` into an interval set of the table.
     ///
     /// # Errors

@@ -464,6 +464,27 @@ fn our_accepts_open_a_closed_forward_chain_and_go_with_us() {
                 let refused = ask(&bed.client, server, 81).unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::TimedOut, "{server}");
             }
+            // A rule for some packets is a policy; one for all, behind our accepts, is none that we meet.
+            assert_eq!(bed.kernel.read_now().unwrap().foreign_refusals, BTreeSet::new());
+            foreign.refuse_the_rest().unwrap();
+            ask(&bed.client, SERVERS[0], 80).unwrap();
+            assert_eq!(bed.kernel.read_now().unwrap().foreign_refusals, BTreeSet::new());
+            // Before them it refuses everything, and is named.
+            bed.kernel.uninstall_now().unwrap();
+            bed.reconcile(&state);
+            let refused = ask(&bed.client, SERVERS[0], 80).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::TimedOut);
+            let refusals = bed.kernel.read_now().unwrap().foreign_refusals;
+            let said: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+            assert_eq!(said.len(), 1, "{said:?}");
+            for part in [
+                "chain inet foreign rest",
+                "(drop)",
+                "from chain forward",
+                "nft insert rule inet foreign forward",
+            ] {
+                assert!(said[0].contains(part), "{said:?} does not say {part:?}");
+            }
             let report = bed.kernel.uninstall_now().unwrap();
             crate::bed::assert_done(&report);
             assert_eq!(bed.kernel.read_now().unwrap().foreign_accepts, BTreeSet::new());
