@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,6 +36,19 @@ impl ProcessId {
     /// Whether it still runs.
     pub(crate) fn alive(&self) -> bool {
         start_time(self.pid) == Some(self.start)
+    }
+
+    /// Whether it still runs after `patience`; told as soon as it does not. By /proc alone, as the number means
+    /// nothing in a lab's PID namespace.
+    pub(crate) fn outlives(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.alive() {
+            if Instant::now() >= end {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
     }
 
     /// Sends a signal and waits until the process is gone. It may be gone already.
@@ -112,8 +125,9 @@ mod tests {
         .end(Signal::KILL, Duration::from_secs(1))
         .unwrap();
         assert!(id.alive(), "another process was signalled");
+        assert!(id.outlives(Duration::ZERO));
         id.end(Signal::KILL, Duration::from_secs(10)).unwrap();
-        assert!(!id.alive());
+        assert!(!id.outlives(Duration::from_secs(60)));
         child.wait().unwrap();
         id.end(Signal::KILL, Duration::from_secs(1)).unwrap();
     }

@@ -105,6 +105,9 @@ enum Command {
         /// The archive [default: strait-lab-NAME-TIME.tar.gz]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Write over a file that is there
+        #[arg(long)]
+        force: bool,
     },
     /// Take a lab down; there need not be one
     Down {
@@ -234,7 +237,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             control::ask(&dir, &Request::Kill { process, signal })?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Snapshot { output } => snapshot::run(&dir, output),
+        Command::Snapshot { output, force } => snapshot::run(&dir, output, force),
         Command::Down { all: true } => {
             for dir in dir::all()? {
                 start::down(&dir)?;

@@ -13,6 +13,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::geteuid;
@@ -118,8 +119,11 @@ impl LabDir {
 
     /// Removes the directory from inside the lab, whose processes may still write: nothing can be made anew
     /// under its name meanwhile. It is left alone where it is somebody else's by now.
-    pub(crate) fn abandon(&self) -> Result<()> {
-        if self.maker()?.is_some_and(|maker| maker.alive()) {
+    ///
+    /// The maker of this one is gone, or about to be: its connections close a moment before it is, so that it
+    /// has `last_breath`.
+    pub(crate) fn abandon(&self, last_breath: Duration) -> Result<()> {
+        if self.maker()?.is_some_and(|maker| maker.outlives(last_breath)) {
             return Ok(());
         }
         let gone = self
@@ -214,6 +218,43 @@ impl LabDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
+    }
+
+    /// Names of the daemons' containers that live, `CLUSTER/NODE/DAEMON`, in order.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let below = |path: &Path| -> Vec<(String, PathBuf)> {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries
+                .filter_map(|e| Some((e.file_name().into_string().ok()?, e.path())))
+                .collect()
+        };
+        let mut found = Vec::new();
+        for (cluster, path) in below(&self.path.join("data")) {
+            for (node, path) in below(&path) {
+                for (daemon, _) in below(&path) {
+                    let id = format!("{cluster}/{node}/{daemon}");
+                    let pid = self.container(&id).ok().flatten();
+                    if pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+                        found.push(id);
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Names of the processes that have a log, in order.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut found: Vec<String> = entries
+            .filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".log")?.replace('_', "/")))
+            .collect();
+        found.sort();
+        found
     }
 
     /// lab.json, or `None` where there is none.
@@ -408,10 +449,10 @@ mod tests {
         );
 
         // Somebody who is alive owns it: it is not for a dying lab to remove.
-        at("new").abandon().unwrap();
+        at("new").abandon(Duration::ZERO).unwrap();
         assert!(at("new").exists());
         write_json(&tmp.path().join("new").join(MAKER), &dead).unwrap();
-        at("new").abandon().unwrap();
+        at("new").abandon(Duration::ZERO).unwrap();
         assert!(!at("new").exists());
         assert!(at("new").data("a/b").is_err(), "it was made again");
         at("early").remove().unwrap();

@@ -35,7 +35,14 @@ fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsS
         ),
         (None, None) => {
             let known: Vec<&str> = file.namespaces.keys().map(String::as_str).collect();
-            bail!("there is no {place:?} in the lab; there are {}", known.join(", "));
+            let daemons = match dir.containers() {
+                none if none.is_empty() => String::new(),
+                some => format!("; of daemons there are {}", some.join(", ")),
+            };
+            bail!(
+                "there is no {place:?} in the lab; there are {}{daemons}",
+                known.join(", ")
+            );
         }
     };
     let open = |path: &str| {

@@ -145,9 +145,13 @@ pub(crate) fn logs(dir: &LabDir, process: &str, follow: bool) -> Result<ExitCode
     let path = dir.log(process);
     let mut file = match File::open(&path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            bail!("there is no log of {process:?}; `strait lab status` names the processes")
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match dir.logged() {
+            none if none.is_empty() => bail!("there is no log of {process:?}, nor of any other process yet"),
+            some => bail!(
+                "there is no log of {process:?}; there are those of {}",
+                some.join(", ")
+            ),
+        },
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
     let mut out = io::stdout();

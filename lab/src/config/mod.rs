@@ -80,6 +80,13 @@ pub(crate) fn notes(shape: &Shape) -> Vec<String> {
     notes
 }
 
+/// Prefixes of a kind that are looked at: one more than a cluster can have.
+const MAX_CIDRS: usize = 3;
+/// Longest account of a mistake.
+const MAX_SAID: usize = 400;
+/// Links between all pairs of clusters.
+const MAX_LINKS: usize = MAX_CLUSTERS * (MAX_CLUSTERS - 1) / 2;
+
 /// The mistakes found so far.
 #[derive(Default)]
 struct Mistakes(Vec<(u64, String)>);
@@ -87,7 +94,13 @@ struct Mistakes(Vec<(u64, String)>);
 impl Mistakes {
     fn add(&mut self, at: Location, field: impl Display, what: impl Display) {
         let line = at.line();
-        self.0.push((line, format!("line {line}, {field}: {what}")));
+        let mut text = format!("line {line}, {field}: {what}");
+        // Whatever was given is quoted, but not a page of it.
+        if let Some((end, _)) = text.char_indices().nth(MAX_SAID) {
+            text.truncate(end);
+            text.push('…');
+        }
+        self.0.push((line, text));
     }
 }
 
@@ -109,7 +122,14 @@ pub(crate) fn parse(text: &str) -> Result<Shape> {
     names(&clusters, &file.clusters.value, &mut mistakes);
     overlaps(&clusters, &file.clusters.value, &mut mistakes);
     let mut links = Vec::new();
-    for (index, entry) in file.links.iter().enumerate() {
+    if let Some(first) = file.links.get(MAX_LINKS) {
+        let what = format!(
+            "{} links; there are at most {MAX_LINKS}, one for each pair",
+            file.links.len()
+        );
+        mistakes.add(first.between.referenced, "links", what);
+    }
+    for (index, entry) in file.links.iter().take(MAX_LINKS).enumerate() {
         links.extend(link(index, entry, &clusters, &links, &mut mistakes));
     }
     let Mistakes(mut found) = mistakes;
@@ -153,6 +173,7 @@ fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> Clust
     let mut cidrs = |name: &str, given: &[Spanned<Word>], fits: fn(IpNet, u8) -> Result<(), String>| {
         let found: Vec<IpNet> = given
             .iter()
+            .take(MAX_CIDRS)
             .enumerate()
             .filter_map(|(i, text)| {
                 match prefix(&text.value.0).and_then(|net| fits(net, nodes).map(|()| net)) {
@@ -169,7 +190,8 @@ fn cluster(index: usize, entry: &ClusterEntry, mistakes: &mut Mistakes) -> Clust
             .iter()
             .map(|n| if n.addr().is_ipv4() { 4 } else { 6 })
             .collect();
-        if let (Some(first), true) = (given.first(), have != wanted && found.len() == given.len()) {
+        let all_good = found.len() == given.len().min(MAX_CIDRS);
+        if let (Some(first), true) = (given.first(), have != wanted && all_good) {
             let wanted: Vec<String> = wanted.iter().map(|v| format!("one of IPv{v}")).collect();
             let what = format!(
                 "a cluster of these families takes {}, in this order",

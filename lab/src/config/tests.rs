@@ -70,7 +70,24 @@ fn everything_that_can_be_said_is_understood() {
 fn every_wrong_field_is_named_with_its_line() {
     for (text, said) in [
         ("clusters: []", &["line 1, clusters: 0 clusters"][..]),
-        ("clusters:\n- nods: 3", &["nods", "line 2"]),
+        (
+            "clusters:\n- nods: 3",
+            &["line 2, clusters[0].nods: ", "expected one of name"],
+        ),
+        (
+            "clusters:\n- nodes: 3\n  nodes: 4",
+            &["line 3, clusters[0].nodes: it is said twice"],
+        ),
+        ("clusters: 5", &["line 1, clusters: it takes a list"]),
+        ("- x", &["line 1: it takes fields"]),
+        (
+            "clusters: [{}]\n---\nclusters: [{}]",
+            &["line 3: ", "a lab is one"],
+        ),
+        (
+            "clusters:\n- podCidrs: [10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16]",
+            &["one of IPv4"],
+        ),
         (
             "clusters:\n- nodes: many",
             &["line 2, clusters[0].nodes: many nodes", "1 to 16"],
@@ -186,7 +203,10 @@ fn every_wrong_field_is_named_with_its_line() {
             "clusters:\n- underlay: {icmpBlackhole: maybe}",
             &["clusters[0].underlay.icmpBlackhole", "true nor false"],
         ),
-        ("clusters:\n- nodes: [1]", &["line 2", "a single value"]),
+        (
+            "clusters:\n- nodes: [1]",
+            &["line 2, clusters[0].nodes: ", "a single value"],
+        ),
         ("clusters:\n- nodes: 1.5", &["clusters[0].nodes: 1.5 nodes"]),
         ("", &["clusters"]),
         ("clusters: [", &["line 1"]),
@@ -195,6 +215,7 @@ fn every_wrong_field_is_named_with_its_line() {
         for part in said {
             assert!(error.contains(part), "{text:?}\n{error:?} does not say {part:?}");
         }
+        assert_eq!(error.lines().count(), 1, "{text:?} is one mistake: {error}");
     }
 }
 
@@ -226,4 +247,35 @@ fn all_mistakes_are_told_at_once() {
         error.contains("line 2, ") && error.contains("line 3, "),
         "{error}"
     );
+}
+
+#[test]
+fn what_makes_much_of_little_is_refused_at_once() {
+    let began = std::time::Instant::now();
+    let bomb = "clusters:\n- podCidrs: &a [x, x, x, x, x, x, x, x, x, x]\n\
+                - podCidrs: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n\
+                - podCidrs: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\n"
+        .to_owned();
+    let links = "clusters: [{}, {}]\nlinks:\n".to_owned() + &"- between: [blue, green]\n".repeat(40_000);
+    let cidrs = format!("clusters:\n- podCidrs: [{}]", "10.1.0.0/16, ".repeat(70_000));
+    for (text, said) in [
+        (bomb, "single value"),
+        (links, "40000 links"),
+        (cidrs, "one of IPv4"),
+        (
+            "clusters:\n".to_owned() + &"- {}\n".repeat(200_000),
+            "200000 clusters",
+        ),
+        (format!("clusters: {}", "[".repeat(500_000)), "line 1"),
+        (
+            format!("clusters:\n- name: {}", "a".repeat(1_000_000)),
+            "clusters[0].name",
+        ),
+    ] {
+        let error = parse(&text).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        assert!(error.len() < 64 * 1024, "{} bytes are said", error.len());
+    }
+    // Seconds in a debug build; what is quadratic takes hours.
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }

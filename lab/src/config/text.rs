@@ -22,15 +22,23 @@ pub(super) fn entries(text: &str) -> Result<File> {
 fn told(error: &Error, field: &str) -> String {
     let error = error.without_snippet();
     let line = error.location().map_or(1, |at| at.line().max(1));
-    let field = match field {
-        "" | "." => String::new(),
-        field => format!(", {field}"),
-    };
+    // What stands between a value and its place is of no interest, nor is a key that was not read to its end.
+    let mut field = field.replace(".value", "");
+    field.truncate(field.trim_end_matches(['?', '.']).len());
     let what = match error {
         Error::MultipleDocuments { .. } => {
             "a second document begins; a lab is one: take it out, or put it into a file of its own".to_owned()
         }
-        Error::DuplicateMappingKey { .. } => "it is said twice; take one of them out".to_owned(),
+        Error::DuplicateMappingKey { key, .. } => {
+            if let Some(key) = key {
+                field = if field.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{field}.{key}")
+                };
+            }
+            "it is said twice; take one of them out".to_owned()
+        }
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
@@ -41,8 +49,16 @@ fn told(error: &Error, field: &str) -> String {
             // Some of its sentences go over several lines.
             let said = UserMessageFormatter.format_message(other);
             let said: Vec<&str> = said.split_whitespace().collect();
-            format!("{}; see the examples in lab/examples", said.join(" "))
+            match said.join(" ").as_str() {
+                "expected sequence start" => "it takes a list, such as [a, b]".to_owned(),
+                "expected mapping start" => "it takes fields, such as `name: blue`".to_owned(),
+                said => format!("{said}; see the examples in lab/examples"),
+            }
         }
+    };
+    let field = match field.as_str() {
+        "" => String::new(),
+        field => format!(", {field}"),
     };
     format!("line {line}{field}: {what}")
 }

@@ -74,7 +74,7 @@ impl<'a> Report<'a> {
             object.insert("logs".to_owned(), json!(story.logs));
         }
         object.insert("seconds".to_owned(), json!(rounded(story.seconds())));
-        Value::Object(object).to_string()
+        format!("{:#}", Value::Object(object))
     }
 
     /// Some lines.

@@ -16,10 +16,10 @@ mod archive;
 mod objects;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use strait_daemon::errors::sentence;
 
@@ -28,7 +28,7 @@ use crate::dir::{LabDir, LabFile};
 use archive::Archive;
 
 /// Makes the archive and prints its name.
-pub(crate) fn run(dir: &LabDir, output: Option<PathBuf>) -> Result<ExitCode> {
+pub(crate) fn run(dir: &LabDir, output: Option<PathBuf>, force: bool) -> Result<ExitCode> {
     if !dir.exists() {
         return Err(dir.none());
     }
@@ -36,7 +36,7 @@ pub(crate) fn run(dir: &LabDir, output: Option<PathBuf>) -> Result<ExitCode> {
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
         PathBuf::from(format!("strait-lab-{}-{now}.tar.gz", dir.name()))
     });
-    let archive = Archive::create(&output)?;
+    let archive = Archive::create(&output, force)?;
     let mut snapshot = Snapshot {
         dir,
         archive,
@@ -44,8 +44,7 @@ pub(crate) fn run(dir: &LabDir, output: Option<PathBuf>) -> Result<ExitCode> {
     };
     let taken = snapshot.take().and_then(|()| snapshot.archive.finish());
     if taken.is_err() {
-        // What is cut short is no archive.
-        let _ = fs::remove_file(&output);
+        snapshot.archive.discard();
     }
     taken.with_context(|| format!("cannot write {}", output.display()))?;
     println!("{}", output.display());
@@ -192,12 +191,4 @@ fn kernel() -> String {
         uname.version().to_string_lossy(),
         uname.machine().to_string_lossy()
     )
-}
-
-/// For errors: whether a path can be written at all is best known before a minute's work.
-fn checked(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        bail!("{} is a folder; -o takes the name of a file", path.display());
-    }
-    Ok(())
 }

@@ -17,7 +17,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::try_join_all;
@@ -66,6 +66,9 @@ pub(crate) fn run(args: &SupervisorArgs) -> Result<()> {
     runtime.block_on(supervise(args, &maker, sockets, &ready))
 }
 
+/// How long whoever made the lab may take to end once its connections are closed.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
 /// Ends the lab when its maker goes away before the lab is ready, or, if tethered, at any time.
 fn end_with(maker: &UnixStream, dir: LabDir, tethered: bool, ready: Arc<AtomicBool>) -> Result<()> {
     let mut maker = maker.try_clone()?;
@@ -76,7 +79,7 @@ fn end_with(maker: &UnixStream, dir: LabDir, tethered: bool, ready: Arc<AtomicBo
             let ended = maker.read(&mut [0]);
             if tethered || !ready.load(Ordering::SeqCst) {
                 tracing::info!("whoever started the lab is gone ({ended:?}); it ends");
-                if tethered && let Err(error) = dir.abandon() {
+                if tethered && let Err(error) = dir.abandon(LAST_BREATH) {
                     tracing::warn!("{error:#}");
                 }
                 std::process::exit(0);

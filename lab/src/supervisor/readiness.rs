@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -118,24 +118,56 @@ async fn probe(daemon: &Daemon) -> Result<()> {
         .map_err(|e| anyhow!("a probe panicked: {e}"))?
 }
 
-/// Writes a pod's status.
+/// Writes a pod's status. What has not changed keeps its time.
 pub(super) async fn set_pod_status(client: &Client, pod: PodState<'_>) -> Result<()> {
-    let now = jiff::Timestamp::now().to_string();
+    let api = Api::<Pod>::namespaced(client.clone(), pod.namespace);
+    let what = |doing: &str| {
+        format!(
+            "cannot {doing} the status of the pod {}/{}",
+            pod.namespace, pod.name
+        )
+    };
+    let before = api.get(pod.name).await.with_context(|| what("read"))?.status;
+    let status = pod_status(&pod, &before.unwrap_or_default(), jiff::Timestamp::now());
+    api.patch_status(
+        pod.name,
+        &PatchParams::default(),
+        &Patch::Merge(json!({ "status": status })),
+    )
+    .await
+    .with_context(|| what("write"))?;
+    Ok(())
+}
+
+fn pod_status(pod: &PodState<'_>, before: &PodStatus, now: jiff::Timestamp) -> Value {
     let truth = if pod.ready { "True" } else { "False" };
-    let condition =
-        |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastTransitionTime": now });
+    let condition = |kind: &str, status: &str| {
+        let old = before.conditions.iter().flatten();
+        let since = old
+            .filter(|c| c.type_ == kind && c.status == status)
+            .find_map(|c| c.last_transition_time.as_ref());
+        let since = since.map_or(now, |time| time.0);
+        json!({ "type": kind, "status": status, "lastTransitionTime": since.to_string() })
+    };
     let container = if pod.waits {
         json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "the process ended; see `strait lab logs`" } })
     } else {
-        json!({ "running": { "startedAt": now } })
+        let old = before.container_statuses.iter().flatten();
+        let same = old.filter(|c| u32::try_from(c.restart_count) == Ok(pod.restarts));
+        let running = same.filter_map(|c| c.state.as_ref()?.running.as_ref()).next();
+        let since = running
+            .and_then(|r| r.started_at.as_ref())
+            .map_or(now, |time| time.0);
+        json!({ "running": { "startedAt": since.to_string() } })
     };
+    let started = before.start_time.as_ref().map_or(now, |time| time.0);
     let ips: Vec<Value> = pod.addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    let status = json!({ "status": {
+    json!({
         "phase": "Running",
         "hostIP": pod.host_ip,
         "podIP": pod.addresses.first(),
         "podIPs": ips,
-        "startTime": now,
+        "startTime": started.to_string(),
         "conditions": [
             condition("PodScheduled", "True"), condition("Initialized", "True"),
             condition("ContainersReady", truth), condition("Ready", truth),
@@ -145,17 +177,7 @@ pub(super) async fn set_pod_status(client: &Client, pod: PodState<'_>) -> Result
             "ready": pod.ready, "started": !pod.waits, "restartCount": pod.restarts,
             "state": container,
         }],
-    }});
-    Api::<Pod>::namespaced(client.clone(), pod.namespace)
-        .patch_status(pod.name, &PatchParams::default(), &Patch::Merge(status))
-        .await
-        .with_context(|| {
-            format!(
-                "cannot write the status of the pod {}/{}",
-                pod.namespace, pod.name
-            )
-        })?;
-    Ok(())
+    })
 }
 
 /// Renews the Leases of a cluster's nodes while the lab lives.
@@ -184,4 +206,63 @@ pub(super) async fn renew_leases(client: Client, nodes: Vec<String>) {
 /// Now, with microseconds as a Lease has them.
 fn micro_time() -> String {
     format!("{:.6}", jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_keeps_its_time() {
+        let at = |second: i64| jiff::Timestamp::from_second(second).unwrap();
+        let written = |pod: &PodState<'_>, before: &Value, now: i64| {
+            pod_status(pod, &serde_json::from_value(before.clone()).unwrap(), at(now))
+        };
+        let addresses = ["10.1.2.10".parse().unwrap()];
+        let starting = PodState {
+            namespace: "demo",
+            name: "web",
+            container: "web",
+            addresses: &addresses,
+            host_ip: None,
+            ready: false,
+            waits: false,
+            restarts: 0,
+        };
+        let first = written(&starting, &json!({}), 100);
+        let ready = PodState {
+            ready: true,
+            ..starting
+        };
+        let second = written(&ready, &first, 200);
+        let time = |status: &Value, path: &str| status.pointer(path).unwrap().as_str().unwrap().to_owned();
+        let of = |second: i64| at(second).to_string();
+        assert_eq!(time(&second, "/startTime"), of(100));
+        assert_eq!(
+            time(&second, "/containerStatuses/0/state/running/startedAt"),
+            of(100)
+        );
+        assert_eq!(
+            time(&second, "/conditions/0/lastTransitionTime"),
+            of(100),
+            "scheduled"
+        );
+        assert_eq!(
+            time(&second, "/conditions/3/lastTransitionTime"),
+            of(200),
+            "ready"
+        );
+        let again = PodState { restarts: 1, ..ready };
+        let third = written(&again, &second, 300);
+        assert_eq!(time(&third, "/startTime"), of(100));
+        assert_eq!(
+            time(&third, "/containerStatuses/0/state/running/startedAt"),
+            of(300)
+        );
+        assert_eq!(
+            time(&third, "/conditions/3/lastTransitionTime"),
+            of(200),
+            "still ready"
+        );
+    }
 }
