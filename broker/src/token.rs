@@ -61,9 +61,31 @@ impl JoinToken {
             .map(Zeroizing::new)
             .map_err(|_| BrokerError::BadToken("it is not base64".to_owned()))?;
         // serde's message could quote a secret.
-        serde_json::from_slice(&json).map_err(|_| {
+        let token: Self = serde_json::from_slice(&json).map_err(|_| {
             BrokerError::BadToken("it does not hold what a token holds (is it cut off?)".to_owned())
-        })
+        })?;
+        if !token.is_sound() {
+            let why = "it holds an address, a name or a time that no broker writes";
+            return Err(BrokerError::BadToken(why.to_owned()));
+        }
+        Ok(token)
+    }
+
+    /// Whether it can be one of a broker's: what it says is put into paths, headers and sentences.
+    fn is_sound(&self) -> bool {
+        let name = |text: &str| {
+            let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+            (1..=253).contains(&text.len())
+                && text.bytes().all(good)
+                && !text.starts_with(['.', '-'])
+                && !text.contains("..")
+        };
+        let visible = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_graphic());
+        name(&self.namespace)
+            && name(&self.request)
+            && visible(&self.url)
+            && visible(&self.bearer)
+            && self.expires.parse::<jiff::Timestamp>().is_ok()
     }
 }
 
@@ -88,6 +110,21 @@ mod tests {
             ("s3cret", "join-1")
         );
         assert!(!format!("{token:?}").contains("s3cret"));
+        for spoil in [
+            |t: &mut JoinToken| t.request = "join-1; rm -rf ~".into(),
+            |t: &mut JoinToken| t.request = "../../secrets/x".into(),
+            |t: &mut JoinToken| t.namespace = "a/b".into(),
+            |t: &mut JoinToken| t.url = "https://broker\n\u{1b}[2J".into(),
+            |t: &mut JoinToken| t.bearer = "s3cret\nX-Other: 1".into(),
+            |t: &mut JoinToken| t.expires = "never".into(),
+        ] {
+            let mut spoilt = token.clone();
+            spoil(&mut spoilt);
+            let e = JoinToken::decode(&spoilt.encode().unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(e.contains("no broker writes") && !e.contains("s3cret"), "{e}");
+        }
         for bad in ["", "§", "e30", &line[..line.len() / 2]] {
             let e = JoinToken::decode(bad).unwrap_err().to_string();
             assert!(

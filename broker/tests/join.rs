@@ -198,6 +198,28 @@ async fn expired_deleted_and_foreign_tokens_are_refused_with_a_clear_message() {
         "{e}"
     );
 
+    // Made out to another cluster: both are named at once, and nobody but an administrator lets it in.
+    let (notes, mut noted) = tokio::sync::mpsc::unbounded_channel();
+    let (client, mut options) = (blue.client.clone(), blue.options());
+    options.timeout = Duration::from_millis(100);
+    let foreign = broker.token(Some("red")).await;
+    let refused = join(&client, &foreign, &options, |p| {
+        if let Progress::Note(note) = p {
+            notes.send(note).unwrap();
+        }
+    })
+    .await;
+    assert!(refused.is_err());
+    let mut told = Vec::new();
+    while let Ok(note) = noted.try_recv() {
+        told.push(note);
+    }
+    assert!(
+        told.iter()
+            .any(|n| n.contains("cluster red") && n.contains("blue") && n.contains("--cluster-id red")),
+        "{told:?}"
+    );
+
     let mut forged = broker.token(Some("blue")).await;
     forged.bearer = "forged".into();
     let e = blue.join(&forged).await.unwrap_err().to_string();

@@ -62,8 +62,7 @@ pub(crate) enum Command {
     },
     /// Write this program as a container image archive, for `docker load` or `ctr images import`
     Image(ImageArgs),
-    /// The API server of a lab's cluster, for the lab's own use; `backup` and `restore` for a stand-alone broker too
-    #[command(hide = true)]
+    /// Serve a Kubernetes-style API out of a folder, or back such a folder up and restore it
     Apiserver(ApiserverArgs),
     /// The process behind a lab; for the lab's own use
     #[command(hide = true)]

@@ -285,6 +285,13 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
         labs.fails("work", &["kill", "blue/worker-1/nothing"])
             .contains("blue/worker-1/route-agent")
     );
+    let said = labs.fails("work", &["exec", "blue/worker-1/gateway", "--", "true"]);
+    assert!(
+        said.contains("blue/gateway-1") && said.contains("blue/gateway-1/gateway"),
+        "{said}"
+    );
+    let said = labs.fails("work", &["logs", "blue/nothing"]);
+    assert!(said.contains("blue/gateway-1/gateway"), "{said}");
     assert!(labs.fails("work", &["kubeconfig", "green"]).contains("blue"));
     assert!(labs.fails("work", &["up"]).contains("exists"));
     assert!(labs.fails("work", &["demo"]).contains("exists"));
@@ -331,6 +338,14 @@ fn check_snapshot(labs: &Labs, lab: &str) {
     let archive = labs.runtime.path().join("snapshot.tar.gz");
     let said = labs.ok(lab, &["snapshot", "-o", archive.to_str().unwrap()]);
     assert_eq!(said.trim(), archive.to_str().unwrap());
+    let before = fs::read(&archive).unwrap();
+    let said = labs.fails(lab, &["snapshot", "-o", archive.to_str().unwrap()]);
+    assert!(
+        said.contains(archive.to_str().unwrap()) && said.contains("--force"),
+        "{said}"
+    );
+    assert_eq!(fs::read(&archive).unwrap(), before, "it was written over");
+    labs.ok(lab, &["snapshot", "--force", "-o", archive.to_str().unwrap()]);
     let file = fs::File::open(&archive).unwrap();
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let mut files = BTreeMap::new();

@@ -115,6 +115,16 @@ fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
         .unwrap()
         .to_owned();
     assert!(!listed.contains(token.trim()));
+    // For whom a token is good at once stands beside it.
+    ran(&run(&["broker", "token", "create", "--preapprove", "spoke"]));
+    let listed = ran(&run(&["broker", "requests"]));
+    let column = listed.find("PREAPPROVED").unwrap();
+    let approved: Vec<&str> = listed
+        .lines()
+        .skip(1)
+        .map(|line| line[column..].split_whitespace().next().unwrap())
+        .collect();
+    assert!(approved.contains(&"-") && approved.contains(&"spoke"), "{listed}");
 
     let mut joining = strait(
         &kubeconfig,
@@ -185,6 +195,45 @@ fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
         member.contains("Active") && member.contains("10.9.0.0/16"),
         "{member}"
     );
+
+    // Whoever wrote something is named, over the network and within the broker's process.
+    let client = |path: std::path::PathBuf| {
+        let client = strait_daemon::client::connect(Some(&path), "strait-test");
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| {
+                let client = runtime.block_on(client).unwrap();
+                (runtime, client)
+            })
+    };
+    let (runtime, client) = client(kubeconfig.clone()).unwrap();
+    let mut managers = std::collections::BTreeSet::new();
+    for path in [
+        "/apis/strait.dev/v1alpha1/members",
+        "/apis/strait.dev/v1alpha1/joinrequests",
+        "/apis/strait.dev/v1alpha1/clusters",
+        "/api/v1/secrets",
+        "/api/v1/namespaces",
+        "/apis/coordination.k8s.io/v1/leases",
+        "/apis/rbac.authorization.k8s.io/v1/rolebindings",
+    ] {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        let list: serde_json::Value = runtime.block_on(client.request(request)).unwrap();
+        for item in list["items"].as_array().unwrap() {
+            for fields in item["metadata"]["managedFields"].as_array().into_iter().flatten() {
+                let manager = fields["manager"].as_str().unwrap().to_owned();
+                assert!(manager != "unknown", "{path}: {}", item["metadata"]["name"]);
+                managers.insert(manager);
+            }
+        }
+    }
+    for manager in ["strait-broker", "strait-agent", "strait-join"] {
+        assert!(
+            managers.contains(manager),
+            "{manager} wrote nothing: {managers:?}"
+        );
+    }
 
     ran(&run(&["broker", "evict", "hub"]));
     let members = ran(&run(&["broker", "members", "--output", "json"]));

@@ -40,6 +40,11 @@ fn a_kubeconfig_that_is_not_there_is_named_by_every_role() {
         text.contains("--kubeconfig") && text.contains("KUBECONFIG"),
         "{text}"
     );
+    let text = refused(&["broker"]);
+    assert!(
+        text.contains("--kubeconfig") && text.contains("--standalone"),
+        "{text}"
+    );
 }
 
 #[test]

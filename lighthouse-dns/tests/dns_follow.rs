@@ -26,13 +26,23 @@ struct Cli {
 struct Dns {
     address: SocketAddr,
     shutdown: Shutdown,
+    status: strait_daemon::Status,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl Dns {
     async fn start(world: &World) -> Self {
-        let state = tempfile::tempdir().unwrap();
+        let dns = Self::start_in(world, tempfile::tempdir().unwrap()).await;
+        until("the DNS server is ready", || async {
+            dns.status.why_unready().is_none().then_some(())
+        })
+        .await;
+        dns
+    }
+
+    /// It need not answer yet.
+    async fn start_in(world: &World, state: tempfile::TempDir) -> Self {
         let flags = [
             "dns",
             "--listen",
@@ -49,15 +59,12 @@ impl Dns {
             .unwrap();
         let (address, status) = (daemon.addresses()[0], daemon.status().clone());
         let served = tokio::spawn(daemon.serve());
-        until("the DNS server is ready", || async {
-            status.why_unready().is_none().then_some(())
-        })
-        .await;
         Self {
             address,
+            status,
             shutdown,
             served,
-            _state: state,
+            state,
         }
     }
 
@@ -170,4 +177,68 @@ async fn the_roles_under_these_tests_are_enforced() {
             other => panic!("a daemon may list all secrets: {other:?}"),
         }
     }
+}
+
+/// A crash loses what came shortly before it: a name that the API server knows is not denied meanwhile.
+#[tokio::test]
+async fn what_is_saved_denies_nothing_that_came_after_it() {
+    let mut blue = World::new("blue", 1).await;
+    blue.start();
+    blue.service("web").await;
+    blue.endpoints("web", &["10.1.0.5"]).await;
+    blue.export("web").await;
+    let vip = until("the import stands", || async {
+        blue.import("web").await?.spec.ips
+    })
+    .await[0]
+        .to_string();
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("dns");
+    std::fs::create_dir(&folder).unwrap();
+    for kind in ["serviceimports", "endpointslices", "namespaces"] {
+        std::fs::write(folder.join(format!("{kind}.json")), "[]").unwrap();
+    }
+    let dns = Dns::start_in(&blue, state).await;
+    let first = until("it answers", || async {
+        let (code, addresses) = dns.ask("web.demo.svc.clusterset.local.").await;
+        (code != ResponseCode::ServFail).then_some((code, addresses))
+    })
+    .await;
+    assert_eq!(first, (ResponseCode::NoError, vec![vip]));
+    dns.stop().await;
+    blue.stop().await;
+}
+
+/// A kill within a second of a change does not lose it.
+#[tokio::test]
+async fn a_change_is_on_disk_soon_after_it() {
+    let mut blue = World::new("blue", 1).await;
+    blue.start();
+    let dns = Dns::start(&blue).await;
+    let file = dns.state.path().join("dns/serviceimports.json");
+    let mut slowest = Vec::new();
+    // A machine that is busy may be late once, not always.
+    for name in ["web", "api", "shop", "mail"] {
+        // What was written just before has its rest, so that this is a change after a calm.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        blue.service(name).await;
+        blue.export(name).await;
+        until("the import stands", || async {
+            blue.import(name).await?.spec.ips
+        })
+        .await;
+        let began = Instant::now();
+        until("it is on disk", || async {
+            let text = std::fs::read_to_string(&file).ok()?;
+            text.contains(&format!("\"name\":\"{name}\"")).then_some(())
+        })
+        .await;
+        slowest.push(began.elapsed());
+        if began.elapsed() < Duration::from_millis(600) {
+            dns.stop().await;
+            blue.stop().await;
+            return;
+        }
+    }
+    panic!("changes are saved after {slowest:?} only");
 }

@@ -99,6 +99,14 @@ fn state(request: &JoinRequest) -> &'static str {
     }
 }
 
+/// The cluster that the token admits without anybody's looking; what the status says counts.
+fn preapproved(request: &JoinRequest) -> Option<&ClusterId> {
+    match &request.status {
+        Some(status) => status.preapproved.as_ref(),
+        None => request.spec.preapproved.as_ref(),
+    }
+}
+
 async fn print_requests(client: &Client, args: ListArgs) -> anyhow::Result<()> {
     let list = requests(client)
         .list(&Default::default())
@@ -114,6 +122,7 @@ async fn print_requests(client: &Client, args: ListArgs) -> anyhow::Result<()> {
                 text(r.metadata.name.clone()),
                 state(r).to_owned(),
                 text(claim.map(|c| c.cluster_id.to_string())),
+                text(preapproved(r).map(ToString::to_string)),
                 text(claim.map(|c| c.key_fingerprint.clone())),
                 text(claim.map(|c| output::list(&c.pod_cidrs))),
                 text(r.status.as_ref().and_then(|s| s.expires_at.clone())),
@@ -123,7 +132,15 @@ async fn print_requests(client: &Client, args: ListArgs) -> anyhow::Result<()> {
     output::print(
         args.output,
         &list.items,
-        &["NAME", "STATE", "CLUSTER", "FINGERPRINT", "PODS", "EXPIRES"],
+        &[
+            "NAME",
+            "STATE",
+            "CLUSTER",
+            "PREAPPROVED",
+            "FINGERPRINT",
+            "PODS",
+            "EXPIRES",
+        ],
         &rows,
     )
 }

@@ -115,7 +115,7 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
     })
     .await?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string(&joined)?),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&joined)?),
         Output::Text => println!(
             "{} is a member of the clusterset at {} (pods {}, node blocks {}).",
             joined.cluster_id,
@@ -186,8 +186,13 @@ pub async fn join(
             request: token.request.clone(),
             fingerprint: claim.key_fingerprint.clone(),
         };
-        let preapproved = state.status.as_ref().and_then(|s| s.preapproved.as_ref()) == Some(id);
-        if !preapproved {
+        let preapproved = state.status.as_ref().and_then(|s| s.preapproved.as_ref());
+        if let Some(other) = preapproved.filter(|other| *other != id) {
+            progress(Progress::Note(format!(
+                "the token admits cluster {other} at once, and this one is to be {id}: join with --cluster-id {other}, or let an administrator of the broker accept {id}"
+            )));
+        }
+        if preapproved != Some(id) {
             progress(told);
         }
         request.wait(&claim, options.timeout).await?;

@@ -89,9 +89,18 @@ pub(crate) fn run(args: ApiserverArgs) -> Result<()> {
     }
 }
 
+fn or(list: &[String], none: &str) -> String {
+    if list.is_empty() {
+        none.to_owned()
+    } else {
+        list.join(", ")
+    }
+}
+
 async fn serve(args: ServeArgs) -> Result<()> {
     allow_many_connections();
     let shutdown = Shutdown::on_signals()?;
+    let data = args.data_dir.clone();
     let mut config = Config::new(Data::Directory(args.data_dir));
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     for address in args.listen {
@@ -120,9 +129,24 @@ async fn serve(args: ServeArgs) -> Result<()> {
     config.service_cidrs = args.service_cidr;
     config.pod_grace = true;
     let server = Server::start(config).await?;
-    for (url, path) in args.write_kubeconfig {
-        strait_apiserver::write_private(&path, &server.admin_kubeconfig(&url))?;
+    for (url, path) in &args.write_kubeconfig {
+        strait_apiserver::write_private(path, &server.admin_kubeconfig(url))?;
     }
+    let listen: Vec<String> = server.addrs().iter().map(ToString::to_string).collect();
+    let kubeconfigs: Vec<String> = args
+        .write_kubeconfig
+        .iter()
+        .map(|(url, path)| format!("{} (for {url})", path.display()))
+        .collect();
+    tracing::info!(
+        "serving at {}; data in {}; kubeconfig of the administrator: {}",
+        or(
+            &listen,
+            "no address, as neither --listen nor --listen-stdin was given"
+        ),
+        data.display(),
+        or(&kubeconfigs, "none; --write-kubeconfig URL=FILE writes one"),
+    );
     shutdown.wait().await;
     server.shutdown().await;
     Ok(())

@@ -1,0 +1,45 @@
+//! `strait apiserver` by itself.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+fn strait() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+    command.env_clear();
+    command
+}
+
+#[test]
+fn it_is_listed_and_says_where_it_serves_what() {
+    let help = strait().arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(
+        help.lines().any(|l| l.trim_start().starts_with("apiserver ")),
+        "{help}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("admin.kubeconfig");
+    let data = folder.path().join("data");
+    let mut server = strait()
+        .args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .arg("--write-kubeconfig")
+        .arg(format!("https://127.0.0.1:6443={}", kubeconfig.display()))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let said = log.find_map(|line| line.ok().filter(|l| l.contains("serving at")));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let said = said.expect("it says nothing");
+    let (_, address) = said.split_once("serving at 127.0.0.1:").unwrap();
+    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+    assert_ne!(port.parse::<u16>().unwrap(), 0, "the port that it got: {said}");
+    for path in [&data, &kubeconfig] {
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+    }
+    assert!(kubeconfig.exists());
+}
