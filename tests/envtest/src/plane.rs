@@ -20,6 +20,11 @@ pub const ADMIN_TOKEN: &str = "admintoken";
 /// The token of `dev`, who has no rights of their own.
 pub const DEV_TOKEN: &str = "devtoken";
 
+/// kube-controller-manager has no second, open port any more.
+const SECURE_ONLY: Version = Version { major: 1, minor: 22 };
+/// Its controllers are called as they are.
+const LONG_NAMES: Version = Version { major: 1, minor: 28 };
+
 /// Time for a process to get ready.
 const READY: Duration = Duration::from_secs(90);
 /// A port may be taken by somebody else between its choice and its use.
@@ -36,6 +41,31 @@ pub enum Client<'a> {
     Account(&'a str, &'a str),
 }
 
+/// A version of Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// 1.
+    pub major: u32,
+    /// What changes with a release.
+    pub minor: u32,
+}
+
+impl Version {
+    /// Out of `v1.20.2`, `1.20`, `1.33+`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().trim_start_matches('v').split(['.', '-', '+']);
+        let major = parts.next()?.parse().ok()?;
+        let minor = parts.next()?.parse().ok()?;
+        Some(Version { major, minor })
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// A running control plane; it ends with this value.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -45,15 +75,26 @@ pub struct ControlPlane {
     etcd: Process,
     url: String,
     ca_pem: String,
-    dir: TempDir,
+    version: Version,
+    at: PathBuf,
+    _own: Option<TempDir>,
 }
 
 impl ControlPlane {
     /// Starts what the folder holds. When this returns, the API is ready.
     pub async fn start(assets: &Path) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|e| format!("no folder for a control plane: {e}"))?;
+        let mut plane = Self::over(assets, dir.path(), None).await?;
+        plane._own = Some(dir);
+        Ok(plane)
+    }
+
+    /// The same over a folder that outlives it: with the objects, the certificates and the keys that are there, on
+    /// this port of 127.0.0.1 or on any.
+    pub async fn over(assets: &Path, folder: &Path, port: Option<u16>) -> Result<Self, String> {
         let mut last = String::new();
         for _ in 0..TRIES {
-            match Self::attempt(assets).await {
+            match Self::attempt(assets, folder, port).await {
                 Ok(plane) => return Ok(plane),
                 Err(e) if e.contains("address already in use") => last = e,
                 Err(e) => return Err(e),
@@ -62,11 +103,13 @@ impl ControlPlane {
         Err(last)
     }
 
-    async fn attempt(assets: &Path) -> Result<Self, String> {
-        let dir = tempfile::tempdir().map_err(|e| format!("no folder for a control plane: {e}"))?;
-        let at = dir.path();
-        let ca_pem = certificates(at)?;
+    async fn attempt(assets: &Path, at: &Path, port: Option<u16>) -> Result<Self, String> {
+        let ca_pem = match std::fs::read_to_string(at.join("ca.crt")) {
+            Ok(there) => there,
+            Err(_) => certificates(at)?,
+        };
         let [clients, peers, secure, manager] = ports()?;
+        let secure = port.unwrap_or(secure);
         let args = etcd_args(at, clients, peers);
         let mut etcd = Process::start(assets, "etcd", &args, at)?;
         wait(&mut etcd, || healthy(clients)).await?;
@@ -77,10 +120,11 @@ impl ControlPlane {
         let admin = kubeconfig(&url, &ca_pem, Client::Admin);
         let client = connect(&admin).await?;
         wait(&mut server, || ready(client.clone())).await?;
+        let version = version(&client).await?;
         let controllers = if has_controllers {
             let file = at.join("controller-manager.kubeconfig");
             std::fs::write(&file, &admin).map_err(|e| format!("{}: {e}", file.display()))?;
-            let args = manager_args(at, &file, manager);
+            let args = manager_args(at, &file, manager, version);
             Some(Process::start(assets, "kube-controller-manager", &args, at)?)
         } else {
             None
@@ -91,7 +135,9 @@ impl ControlPlane {
             etcd,
             url,
             ca_pem,
-            dir,
+            version,
+            at: at.to_owned(),
+            _own: None,
         };
         plane.alive()?;
         Ok(plane)
@@ -114,6 +160,11 @@ impl ControlPlane {
         &self.ca_pem
     }
 
+    /// What it says of its version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// Whether namespaces end and dependents go: without a controller manager they do not.
     pub fn has_controllers(&self) -> bool {
         self.controllers.is_some()
@@ -121,7 +172,7 @@ impl ControlPlane {
 
     /// Where its files are.
     pub fn folder(&self) -> &Path {
-        self.dir.path()
+        &self.at
     }
 
     /// A kubeconfig.
@@ -239,9 +290,24 @@ fn server_args(dir: &Path, etcd: u16, port: u16, controllers: bool) -> Vec<Strin
     args
 }
 
-fn manager_args(dir: &Path, kubeconfig: &Path, port: u16) -> Vec<String> {
+fn manager_args(dir: &Path, kubeconfig: &Path, port: u16, version: Version) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
-    vec![
+    let controllers = if version < LONG_NAMES {
+        [
+            "namespace",
+            "garbagecollector",
+            "serviceaccount",
+            "clusterrole-aggregation",
+        ]
+    } else {
+        [
+            "namespace-controller",
+            "garbage-collector-controller",
+            "serviceaccount-controller",
+            "clusterrole-aggregation-controller",
+        ]
+    };
+    let mut args = vec![
         format!("--kubeconfig={}", kubeconfig.display()),
         "--leader-elect=false".into(),
         "--bind-address=127.0.0.1".into(),
@@ -249,8 +315,13 @@ fn manager_args(dir: &Path, kubeconfig: &Path, port: u16) -> Vec<String> {
         format!("--cert-dir={}", file("manager")),
         format!("--root-ca-file={}", file("ca.crt")),
         format!("--service-account-private-key-file={}", file("sa.key")),
-        "--controllers=namespace-controller,garbage-collector-controller,serviceaccount-controller".into(),
-    ]
+        format!("--controllers={}", controllers.join(",")),
+    ];
+    if version < SECURE_ONLY {
+        // Would take a port of its own choice otherwise, which only one can have.
+        args.push("--port=0".into());
+    }
+    args
 }
 
 async fn wait<F: Future<Output = Result<(), String>>>(
@@ -303,6 +374,15 @@ async fn ready(client: kube::Client) -> Result<(), String> {
         Ok(Err(e)) => Err(format!("kube-apiserver is not ready: {e}")),
         Err(_) => Err("kube-apiserver does not answer".into()),
     }
+}
+
+async fn version(client: &kube::Client) -> Result<Version, String> {
+    let said = client
+        .apiserver_version()
+        .await
+        .map_err(|e| format!("kube-apiserver does not say its version: {e}"))?;
+    Version::parse(&said.git_version)
+        .ok_or_else(|| format!("kube-apiserver says that its version is {:?}", said.git_version))
 }
 
 /// The folder that `KUBEBUILDER_ASSETS` names.
