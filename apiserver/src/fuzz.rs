@@ -16,7 +16,7 @@ use crate::json::size;
 use crate::patch::{json_patch, merge_patch, strategic_merge_patch};
 use crate::schema::builtin::Library;
 use crate::schema::{self, Schema};
-use crate::selector::{FieldSelector, LabelSelector};
+use crate::selector::{FieldSelector, Fields, LabelSelector};
 use crate::store::Stored;
 use crate::{json, protobuf, yaml};
 
@@ -184,7 +184,8 @@ pub fn selector(data: &[u8]) {
         );
         return;
     }
-    let Ok(selector) = FieldSelector::parse(text, &["spec.nodeName", "spec.hostNetwork"]) else {
+    let Ok(selector) = FieldSelector::parse(text, Fields::These(&["spec.nodeName", "spec.hostNetwork"]))
+    else {
         return;
     };
     let object = |name: &str| {

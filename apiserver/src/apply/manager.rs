@@ -51,9 +51,6 @@ impl Entry {
         }
         if self.operation != "Apply" {
             out.push_str(&format!(" using {}", self.api_version));
-            if !self.time.is_empty() {
-                out.push_str(&format!(" at {}", self.time));
-            }
         }
         out
     }

@@ -67,42 +67,48 @@ pub(super) fn default_new(object: &mut Value) {
 
 pub(super) fn validate(kind: Kind, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let about = if kind == Kind::Event {
-        "involvedObject"
-    } else {
-        "regarding"
+    let (about, reporter) = match kind {
+        Kind::Event => ("involvedObject", "reportingComponent"),
+        _ => ("regarding", "reportingController"),
     };
+    let given = |field: &str| object.get(field).is_some_and(|v| !v.is_null());
+    let timed = given("eventTime");
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     let namespace = object
         .pointer(&format!("/{about}/namespace"))
         .and_then(Value::as_str)
         .unwrap_or_default();
     let own = meta::text(object, "namespace");
-    // Events about objects without a namespace have their own places.
+    // Events about objects without a namespace have their own places; one with a time of its own may tell of what
+    // lies elsewhere.
     let fits = match namespace {
-        "" => own == "default" || (kind == Kind::NewEvent && own == "kube-system"),
-        namespace => namespace == own,
+        "" => own == "default" || (timed && own == "kube-system"),
+        namespace => timed || namespace == own,
     };
     if !fits {
         causes.push(Cause::invalid(
-            format!("{about}.namespace"),
+            "involvedObject.namespace",
             &namespace.into(),
             "does not match event.namespace",
         ));
     }
+    if timed {
+        for (field, place) in [
+            (reporter, "reportingController"),
+            ("reportingInstance", "reportingInstance"),
+            ("action", "action"),
+            ("reason", "reason"),
+        ] {
+            if text(field).is_empty() {
+                causes.push(Cause::required(place, ""));
+            }
+        }
+    }
     if kind == Kind::NewEvent {
-        if object.get("eventTime").is_none_or(Value::is_null)
-            && object.get("deprecatedFirstTimestamp").is_none_or(Value::is_null)
-        {
+        if !timed && !given("deprecatedFirstTimestamp") {
             causes.push(Cause::required("eventTime", ""));
         }
-        let timed = object.get("eventTime").is_some_and(|v| !v.is_null());
         if timed {
-            for field in ["reportingController", "reportingInstance", "action", "reason"] {
-                if text(field).is_empty() {
-                    causes.push(Cause::required(field, ""));
-                }
-            }
             if !["Normal", "Warning"].contains(&text("type")) {
                 causes.push(Cause::invalid(
                     "type",

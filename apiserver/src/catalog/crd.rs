@@ -331,6 +331,20 @@ pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
         ));
     }
     let mut seen = Vec::new();
+    // What all versions have in common is looked at once, and called by the place that it had before there were
+    // several of them.
+    let common = |part: &str| {
+        let first = versions.first().and_then(|v| v.get(part));
+        first.is_some_and(|f| !f.is_null()) && versions.iter().all(|v| v.get(part) == first)
+    };
+    let schemas = common("schema").then_some("spec.validation");
+    let subresources = common("subresources").then_some("spec.subresources");
+    let columns = common("additionalPrinterColumns").then_some("spec.additionalPrinterColumns");
+    let place = |i: usize, part: &str, common: Option<&str>| match common {
+        Some(_) if i > 0 => None,
+        Some(place) => Some(place.to_owned()),
+        None => Some(format!("spec.versions[{i}].{part}")),
+    };
     for (i, version) in versions.iter().enumerate() {
         let at = format!("spec.versions[{i}]");
         let name = text(version, "/name");
@@ -355,23 +369,28 @@ pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
             ));
             continue;
         };
-        if schema.get("type").and_then(Value::as_str) != Some("object") {
-            let have = schema.get("type").cloned().unwrap_or_else(|| "".into());
-            causes.push(Cause::invalid(
-                format!("{at}.schema.openAPIV3Schema.type"),
-                &have,
-                "must be object at the root",
-            ));
-        }
-        if let Some(scale) = version.pointer("/subresources/scale") {
-            check_scale(scale, &format!("{at}.subresources.scale"), &mut causes);
-        }
-        match schema::compile(schema, &format!("{at}.schema.openAPIV3Schema")) {
-            Err(found) => causes.extend(found),
-            Ok(compiled) => {
-                check_defaults(&compiled, &format!("{at}.schema.openAPIV3Schema"), &mut causes);
+        if let Some(at) = place(i, "schema", schemas) {
+            let at = format!("{at}.openAPIV3Schema");
+            if schema.get("type").and_then(Value::as_str) != Some("object") {
+                let have = schema.get("type").cloned().unwrap_or_else(|| "".into());
+                causes.push(Cause::invalid(
+                    format!("{at}.type"),
+                    &have,
+                    "must be object at the root",
+                ));
+            }
+            match schema::compile(schema, &at) {
+                Err(found) => causes.extend(found),
+                Ok(compiled) => check_defaults(&compiled, &at, &mut causes),
             }
         }
+        let scale = version.pointer("/subresources/scale");
+        if let (Some(scale), Some(at)) = (scale, place(i, "subresources", subresources)) {
+            check_scale(scale, &format!("{at}.scale"), &mut causes);
+        }
+        let Some(columns_at) = place(i, "additionalPrinterColumns", columns) else {
+            continue;
+        };
         for (n, c) in version
             .get("additionalPrinterColumns")
             .and_then(Value::as_array)
@@ -379,7 +398,7 @@ pub(crate) fn validate(crd: &Value) -> Vec<Cause> {
             .flatten()
             .enumerate()
         {
-            let at = format!("{at}.additionalPrinterColumns[{n}]");
+            let at = format!("{columns_at}[{n}]");
             let path = text(c, "/jsonPath");
             if let Err(e) = crate::table::Path::parse(&path) {
                 causes.push(Cause::invalid(format!("{at}.jsonPath"), &path.into(), e));

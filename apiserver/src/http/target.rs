@@ -4,7 +4,7 @@ use http::Method;
 
 use super::query::{Query, decode_path};
 use crate::auth::rbac::Attributes;
-use crate::selector::FieldSelector;
+use crate::selector::{FieldSelector, Fields};
 
 /// A request for a resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Route {
     let selected = match verb {
         "list" | "watch" => query
             .get("fieldSelector")
-            .and_then(|t| FieldSelector::parse(t, &[]).ok())
+            .and_then(|t| FieldSelector::parse(t, Fields::None).ok())
             .and_then(|s| s.name().map(str::to_owned))
             .unwrap_or_default(),
         _ => String::new(),

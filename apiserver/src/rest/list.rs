@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::builtin;
 use crate::catalog::Resource;
 use crate::http::query::{Query, go_reason};
-use crate::selector::{FieldSelector, LabelSelector};
+use crate::selector::{FieldSelector, Fields, LabelSelector};
 use crate::status::{ApiError, ApiResult, Cause};
 use crate::store::{Snapshot, Stored, object_key};
 
@@ -44,7 +44,11 @@ impl ListOptions {
     /// From the query.
     pub(crate) fn parse(query: &Query, resource: &Resource) -> ApiResult<Self> {
         let text = |k: &str| query.get(k).unwrap_or_default().to_owned();
-        let fields = resource.builtin().map(builtin::selectable).unwrap_or_default();
+        let fields = match resource.builtin().map(builtin::selectable) {
+            Some([]) => Fields::None,
+            Some(fields) => Fields::These(fields),
+            None => Fields::These(&[]),
+        };
         let mut out = ListOptions {
             labels: LabelSelector::parse(&text("labelSelector")).map_err(ApiError::bad_request)?,
             fields: FieldSelector::parse(&text("fieldSelector"), fields).map_err(ApiError::bad_request)?,

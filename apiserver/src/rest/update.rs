@@ -182,6 +182,16 @@ fn preconditions(resource: &Resource, old: &Value, new: &Value, settle: Settle) 
     let name = meta::text(old, "name");
     let uid = meta::text(new, "uid");
     if !uid.is_empty() && uid != meta::text(old, "uid") {
+        if settle != Settle::Record {
+            // Only an update names the object that it is meant for; in a patch the UID is a field.
+            let cause = Cause::invalid("metadata.uid", &uid.into(), "field is immutable");
+            return Err(ApiError::invalid(
+                &resource.group,
+                &resource.kind,
+                name,
+                vec![cause],
+            ));
+        }
         let key = format!(
             "/registry/{}/{}",
             if resource.custom() {

@@ -59,19 +59,17 @@ fn prune_at(value: &mut Value, schema: &Schema, envelope: bool, path: &str, unkn
     }
 }
 
-/// Takes out nulls where null is not a value, so that defaults apply.
+/// Takes out nulls where null is not a value; what has a default gets it.
 pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(map) => {
             map.retain(|key, sub| {
-                !sub.is_null()
-                    || schema
-                        .properties
-                        .get(key)
-                        .is_none_or(|s| s.nullable || s.default.is_none())
+                let field = schema.field(key);
+                !sub.is_null() || field.is_none_or(|s| s.nullable || s.default.is_some())
             });
             for (key, sub) in map.iter_mut() {
                 if let Some(s) = schema.field(key) {
+                    fill(sub, s);
                     drop_nulls(sub, s);
                 }
             }
@@ -79,11 +77,21 @@ pub(crate) fn drop_nulls(value: &mut Value, schema: &Schema) {
         Value::Array(list) => {
             if let Some(s) = &schema.items {
                 for item in list {
+                    fill(item, s);
                     drop_nulls(item, s);
                 }
             }
         }
         _ => {}
+    }
+}
+
+fn fill(value: &mut Value, schema: &Schema) {
+    if value.is_null()
+        && !schema.nullable
+        && let Some(d) = &schema.default
+    {
+        *value = d.clone();
     }
 }
 

@@ -17,9 +17,18 @@ struct Term {
     equal: bool,
 }
 
+/// What can be selected by, besides name and namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fields<'a> {
+    /// These.
+    These(&'a [&'a str]),
+    /// Nothing, as most built-in kinds say it.
+    None,
+}
+
 impl FieldSelector {
-    /// Parses a selector over `fields`, the ones that the kind supports besides name and namespace.
-    pub(crate) fn parse(text: &str, fields: &[&str]) -> Result<Self, String> {
+    /// Parses a selector.
+    pub(crate) fn parse(text: &str, fields: Fields<'_>) -> Result<Self, String> {
         let mut terms = Vec::new();
         for part in split(text) {
             if part.is_empty() {
@@ -35,9 +44,19 @@ impl FieldSelector {
                 return Err(format!("invalid selector: '{part}'; can't understand '{part}'"));
             };
             let field = field.trim();
-            let known = ["metadata.name", "metadata.namespace"].contains(&field) || fields.contains(&field);
-            if !known {
-                return Err(format!("field label not supported: {field}"));
+            if field.is_empty() && value.is_empty() {
+                continue;
+            }
+            if !["metadata.name", "metadata.namespace"].contains(&field) {
+                match fields {
+                    Fields::These(fields) if fields.contains(&field) => {}
+                    Fields::These(_) => return Err(format!("field label not supported: {field}")),
+                    Fields::None => {
+                        return Err(format!(
+                            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                        ));
+                    }
+                }
             }
             let value = value
                 .replace("\\,", ",")

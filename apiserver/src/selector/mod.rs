@@ -4,6 +4,6 @@ mod field;
 mod label;
 mod object;
 
-pub(crate) use field::FieldSelector;
+pub(crate) use field::{FieldSelector, Fields};
 pub(crate) use label::LabelSelector;
 pub(crate) use object::check;

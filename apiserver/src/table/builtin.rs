@@ -94,18 +94,9 @@ pub(super) fn cells(kind: Kind, o: &Value) -> Vec<Value> {
     let old: Value = age(created).into();
     match kind {
         Kind::Namespace => vec![name, text(o, "/status/phase").into(), old],
-        Kind::ConfigMap => vec![
-            name,
-            (size(o, "data") + size(o, "binaryData")).to_string().into(),
-            old,
-        ],
-        Kind::Secret => vec![
-            name,
-            text(o, "/type").into(),
-            size(o, "data").to_string().into(),
-            old,
-        ],
-        Kind::ServiceAccount => vec![name, list(o, "/secrets").len().to_string().into(), old],
+        Kind::ConfigMap => vec![name, (size(o, "data") + size(o, "binaryData")).into(), old],
+        Kind::Secret => vec![name, text(o, "/type").into(), size(o, "data").into(), old],
+        Kind::ServiceAccount => vec![name, list(o, "/secrets").len().into(), old],
         Kind::Lease => vec![name, text(o, "/spec/holderIdentity").into(), old],
         Kind::Service => service(o, name, old),
         Kind::EndpointSlice => slice(o, name, old),
@@ -123,8 +114,8 @@ pub(super) fn cells(kind: Kind, o: &Value) -> Vec<Value> {
                     number(o, "/spec/replicas")
                 )
                 .into(),
-                number(o, "/status/updatedReplicas").to_string().into(),
-                number(o, "/status/availableReplicas").to_string().into(),
+                number(o, "/status/updatedReplicas").into(),
+                number(o, "/status/availableReplicas").into(),
                 old,
             ];
             row.extend(template(o));

@@ -1,6 +1,7 @@
 //! Definitions: versions, defaults, pruning, validation, names, and what they may not say.
 
 use serde_json::{Value, json};
+use strait_envtest::since;
 
 use crate::under::Under;
 
@@ -94,9 +95,11 @@ async fn versions_are_the_same_objects() {
         .is(422);
     assert_eq!(
         refused.causes(),
-        [
-            "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions"
-        ]
+        [since(
+            31,
+            "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions",
+            "status.storedVersions[0]: Invalid value: \"v1\": must appear in spec.versions"
+        )]
     );
     u.delete(&name).await.is(200);
     u.until("the kind is gone", async || {
@@ -155,7 +158,15 @@ async fn values_are_checked_in_the_usual_words() {
         ),
         (
             json!({"name": "abcde"}),
-            "spec.name: Too long: may not be more than 4 bytes",
+            since(
+                24,
+                since(
+                    32,
+                    "spec.name: Too long: may not be more than 4 bytes",
+                    "spec.name: Too long: may not be longer than 4",
+                ),
+                "spec.name: Invalid value: \"abcde\": spec.name in body should be at most 4 chars long",
+            ),
         ),
         (
             json!({"name": "A1"}),
@@ -171,7 +182,11 @@ async fn values_are_checked_in_the_usual_words() {
         ),
         (
             json!({"list": ["a", "b", "c"]}),
-            "spec.list: Too many: 3: must have at most 2 items",
+            since(
+                24,
+                "spec.list: Too many: 3: must have at most 2 items",
+                "spec.list: Invalid value: 3: spec.list in body should have at most 2 items",
+            ),
         ),
         (json!({"set": ["a", "a"]}), "spec.set[1]: Duplicate value: \"a\""),
         (
@@ -180,7 +195,11 @@ async fn values_are_checked_in_the_usual_words() {
         ),
         (
             json!({"map": {"a": 1, "b": 2, "c": 3}}),
-            "spec.map: Too many: 3: must have at most 2 items",
+            since(
+                24,
+                "spec.map: Too many: 3: must have at most 2 items",
+                "spec.map: Invalid value: 2: spec.map in body should have at most 2 properties",
+            ),
         ),
         (
             json!({"port": true}),
@@ -192,8 +211,12 @@ async fn values_are_checked_in_the_usual_words() {
         ),
         (json!({"needs": {}}), "spec.needs.x: Required value"),
         (
-            json!({"kind": null}),
-            "spec.kind: Invalid value: \"null\": spec.kind in body must be of type string: \"null\"",
+            json!({"list": ["a", null]}),
+            since(
+                24,
+                "spec.list[1]: Invalid value: \"null\": spec.list[1] in body must be of type string: \"null\"",
+                "spec.list: Invalid value: \"null\": spec.list in body must be of type string: \"null\"",
+            ),
         ),
     ] {
         let refused = u.post(&path, widget(&u, "v1", "bad", spec.clone())).await.is(422);
@@ -207,6 +230,23 @@ async fn values_are_checked_in_the_usual_words() {
             ("Invalid", "Widget")
         );
     }
+    // Where null is no value it is taken for none.
+    let made = u
+        .post(
+            &path,
+            widget(
+                &u,
+                "v1",
+                "nulls",
+                json!({"kind": null, "map": {"a": null, "b": 1}}),
+            ),
+        )
+        .await
+        .is(201);
+    assert_eq!(
+        (made.body["spec"].get("kind"), &made.body["spec"]["map"]),
+        (None, &json!({"b": 1}))
+    );
     let typed = u
         .post(
             &path,
@@ -227,7 +267,8 @@ async fn values_are_checked_in_the_usual_words() {
 #[tokio::test]
 async fn definitions_that_contradict_themselves_are_refused_by_their_field() {
     let u = Under::start().await;
-    let at = "spec.versions[0].schema.openAPIV3Schema";
+    // All versions have it in common: there is one.
+    let at = "spec.validation.openAPIV3Schema";
     let a = json!({"type": "string"});
     for (schema, want) in [
         (

@@ -1,6 +1,7 @@
 //! Selection, paging, versions, forms; discovery.
 
 use serde_json::{Value, json};
+use strait_envtest::{older_in_part, since};
 
 use crate::under::Under;
 
@@ -52,7 +53,10 @@ async fn selectors_choose_by_labels_and_fields() {
             "labelSelector=a%20in%20(",
             "unable to parse requirement: found '', expected: ',', ')' or identifier",
         ),
-        ("fieldSelector=data.a%3Db", "field label not supported: data.a"),
+        (
+            "fieldSelector=data.a%3Db",
+            "\"data.a\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
         ("fieldSelector=x", "invalid selector: 'x'; can't understand 'x'"),
     ] {
         u.get(&format!("{path}?{selector}"))
@@ -65,6 +69,12 @@ async fn selectors_choose_by_labels_and_fields() {
             .await
             .is(201);
     }
+    // Kinds with fields of their own say it otherwise.
+    u.get(&format!("{secrets}?fieldSelector=data.a%3Db")).await.says(
+        400,
+        "BadRequest",
+        "field label not supported: data.a",
+    );
     let found = u.get(&format!("{secrets}?fieldSelector=type%3Dtest.dev/x")).await;
     assert_eq!(found.names(), ["b"]);
     let all = format!(
@@ -105,7 +115,12 @@ async fn versions_and_pages_show_the_states_that_are_asked_for() {
         ("resourceVersion=0&limit=2".to_owned(), now),
     ] {
         let got = names(&query).await;
-        assert_eq!(got.names().join(" "), want, "{query}");
+        let mut found = got.names();
+        // Out of the memory of an older server they come in any order.
+        if since(31, false, !query.ends_with("Exact")) {
+            found.sort();
+        }
+        assert_eq!(found.join(" "), want, "{query}");
         assert_eq!(got.text("/metadata/continue"), "", "{query}");
     }
     let exact = names(&format!("resourceVersion={before}&resourceVersionMatch=Exact")).await;
@@ -148,6 +163,15 @@ async fn options_of_lists_are_checked_in_the_usual_words() {
     let u = Under::start().await;
     let path = maps(&u, 1).await;
     let m = "resourceVersionMatch: Forbidden: ";
+    if !older_in_part(27, "sendInitialEvents") {
+        assert_eq!(
+            u.get(&format!("{path}?sendInitialEvents=true"))
+                .await
+                .is(422)
+                .causes(),
+            ["sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"]
+        );
+    }
     for (query, want) in [
         ("resourceVersionMatch=Exact", vec![format!("{m}resourceVersionMatch is forbidden unless resourceVersion is provided")]),
         ("resourceVersionMatch=Exact&resourceVersion=0", vec![format!("{m}resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")]),
@@ -156,7 +180,7 @@ async fn options_of_lists_are_checked_in_the_usual_words() {
             format!("{m}resourceVersionMatch is forbidden unless resourceVersion is provided"),
             format!("{m}resourceVersionMatch is forbidden when continue is provided"),
         ]),
-        ("sendInitialEvents=true", vec!["sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list".to_owned()]),
+
         ("watch=1&sendInitialEvents=true", vec![format!("{m}sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")]),
         ("watch=1&resourceVersionMatch=NotOlderThan", vec![format!("{m}resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")]),
         ("watch=1&sendInitialEvents=true&resourceVersionMatch=Exact", vec![
@@ -164,6 +188,9 @@ async fn options_of_lists_are_checked_in_the_usual_words() {
             "resourceVersionMatch: Unsupported value: \"Exact\": supported values: \"NotOlderThan\"".to_owned(),
         ]),
     ] {
+        if query.contains("watch") && older_in_part(27, "sendInitialEvents") {
+            continue;
+        }
         let got = u.get(&format!("{path}?{query}")).await.is(422);
         assert_eq!(got.causes(), want, "{query}");
         assert_eq!((got.reason(), got.text("/details/kind").as_str()), ("Invalid", "ListOptions"));
@@ -281,7 +308,10 @@ async fn discovery_tells_what_is_served_and_stops_when_it_is_not() {
         .collect();
     assert_eq!(names, ["gizmos", "gizmos/status"]);
     assert_eq!(list.body["resources"][0]["shortNames"], json!(["gz"]));
-    for v in ["v2", "v2beta1"] {
+    for (v, minor) in [("v2", 30), ("v2beta1", 27)] {
+        if older_in_part(minor, "aggregated discovery") {
+            continue;
+        }
         let accept = format!("application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList");
         let find = async || {
             let all = u.get_as("/apis", &accept).await;
@@ -298,11 +328,13 @@ async fn discovery_tells_what_is_served_and_stops_when_it_is_not() {
             "status"
         );
     }
-    u.until("it has an OpenAPI document", async || {
-        let index = u.get("/openapi/v3").await;
-        index.body["paths"].get(format!("apis/{}/v2", u.group)).is_some()
-    })
-    .await;
+    if !older_in_part(24, "OpenAPI v3") {
+        u.until("it has an OpenAPI document", async || {
+            let index = u.get("/openapi/v3").await;
+            index.body["paths"].get(format!("apis/{}/v2", u.group)).is_some()
+        })
+        .await;
+    }
     u.delete(&format!("{crds}/gizmos.{}", u.group)).await.is(200);
     u.until("the group is gone", async || u.get(&group).await.status == 404)
         .await;

@@ -1,7 +1,7 @@
 //! Create and update: names, dry runs, unknown fields, versions, finalizers, status.
 
 use serde_json::{Value, json};
-use strait_envtest::ADMIN_TOKEN;
+use strait_envtest::{ADMIN_TOKEN, older, older_in_part, since};
 
 use crate::under::{Answer, Under};
 
@@ -129,7 +129,11 @@ async fn dry_runs_change_nothing() {
             .is(422);
         assert_eq!(
             got.causes(),
-            ["dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""],
+            [since(
+                31,
+                "dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
+                "dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\""
+            )],
             "{method}"
         );
     }
@@ -141,6 +145,9 @@ async fn dry_runs_change_nothing() {
 
 #[tokio::test]
 async fn unknown_fields_are_dropped_warned_of_or_refused() {
+    if older(25, "fieldValidation") {
+        return;
+    }
     let u = Under::start().await;
     let widgets = u.define("widgets", "Widget", sized()).await;
     let services = u.path("services");
@@ -259,7 +266,12 @@ async fn updates_are_pinned_to_what_they_name() {
         .await
         .is(409);
     let bad = u.put(&one, with("abc", "", "4")).await;
-    assert!(bad.status == 422 || bad.status == 400, "{}", bad.body);
+    let old = since(
+        24,
+        false,
+        (bad.status, bad.message()) == (500, "strconv.ParseUint: parsing \"abc\": invalid syntax"),
+    );
+    assert!(bad.status == 422 || bad.status == 400 || old, "{}", bad.body);
     u.put(&format!("{path}/b"), json!({"metadata": {"name": "b"}}))
         .await
         .is(404);
@@ -346,11 +358,13 @@ async fn finalizers_hold_and_the_last_one_lets_go() {
     let mut w = widget(&u, "w", json!({"size": 1}));
     w["metadata"]["finalizers"] = json!(["plain", "test.dev/f"]);
     let made = u.post(&widgets, w).await.is(201);
-    assert_eq!(
-        made.warnings,
-        [
-            "299 - \"metadata.finalizers: \\\"plain\\\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers\""
-        ]
+    let told = [
+        "299 - \"metadata.finalizers: \\\"plain\\\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers\"",
+    ];
+    assert!(
+        older_in_part(25, "warning of a finalizer's name") || made.warnings == told,
+        "{:?}",
+        made.warnings
     );
     let held = u.delete(&one).await.is(200);
     assert_eq!(held.text("/kind"), "Widget");

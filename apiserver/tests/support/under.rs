@@ -63,7 +63,7 @@ impl Answer {
         self.items().iter().map(name).collect()
     }
 
-    /// `field: message` of every cause.
+    /// `field: message` of every cause, once: a real server tells some as often as its checks come by.
     pub(crate) fn causes(&self) -> Vec<String> {
         let list = self
             .body
@@ -71,10 +71,14 @@ impl Answer {
             .and_then(Value::as_array)
             .cloned();
         let text = |c: &Value, k: &str| c[k].as_str().unwrap_or_default().to_owned();
-        list.into_iter()
-            .flatten()
-            .map(|c| format!("{}: {}", text(&c, "field"), text(&c, "message")))
-            .collect()
+        let mut causes = Vec::new();
+        for cause in list.into_iter().flatten() {
+            let cause = format!("{}: {}", text(&cause, "field"), text(&cause, "message"));
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
+        }
+        causes
     }
 
     /// Fails unless the status is this one.
