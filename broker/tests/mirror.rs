@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{Broker, Home, exported_service, gateway, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
@@ -15,7 +17,6 @@ use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, MemberState};
 use strait_broker::leave::leave;
 use strait_core::mirror::MAX_GATEWAYS;
-use tempfile::TempDir;
 
 /// Two members with agents.
 async fn fleet(broker: &Broker) -> (Home, Home) {
@@ -259,7 +260,7 @@ async fn after_a_restored_backup_the_owners_word_counts_not_the_backups() {
     green.copies(&["blue.blue", "blue.early.demo"]).await;
     broker.stop().await;
     let backup = tempfile::tempdir().unwrap();
-    copy(&data, &backup);
+    copy(data.path(), backup.path());
     let broker = Broker::start(&data, Some(address)).await;
     blue.export("kept", "10.1.0.7").await;
     blue.export("ended", "10.1.0.8").await;
@@ -297,11 +298,17 @@ async fn after_a_restored_backup_the_owners_word_counts_not_the_backups() {
     broker.stop().await;
 }
 
-/// Copies the files of one folder into another.
-fn copy(from: &TempDir, to: &TempDir) {
-    for entry in std::fs::read_dir(from.path()).unwrap() {
-        let file = entry.unwrap();
-        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+/// Copies what one folder holds into another.
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 
@@ -620,4 +627,12 @@ async fn a_member_that_leaves_or_is_evicted_is_gone_everywhere() {
         home.stop().await;
     }
     broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_these_on_a_real_kube_apiserver() {
+    let this = "all_of_these_on_a_real_kube_apiserver";
+    strait_envtest::again(strait_envtest::On::Many, &[this])
+        .await
+        .unwrap();
 }

@@ -1,4 +1,5 @@
-//! A stand-alone broker and member clusters, in this process: embedded API servers, real controllers.
+//! A broker and member clusters with real controllers in this process. Stand-alone, over embedded API servers; in a
+//! rerun the broker and its members are clusters with a real kube-apiserver.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -6,17 +7,21 @@
     reason = "a module of each test file, which uses its own part of it"
 )]
 
+#[path = "../../../tests/support/cluster.rs"]
+mod cluster;
+
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cluster::ApiServer;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, JoinRequest, Member};
-use strait_apiserver::{Config, Data, Server};
 use strait_broker::admin::{accept, create_token};
 use strait_broker::args::{AcceptArgs, ServeArgs, TokenCreateArgs};
 use strait_broker::connection::{Connection, Membership};
@@ -67,19 +72,13 @@ pub fn rights(file: &str) -> String {
     documents.join("\n---\n")
 }
 
-/// A client of a service account.
-pub fn account(server: &Server, namespace: &str, name: &str) -> Client {
-    let user = format!("system:serviceaccount:{namespace}:{name}");
-    let groups = format!("system:serviceaccounts:{namespace}");
-    let user = strait_apiserver::User::new(&user, &["system:serviceaccounts", &groups]);
-    Client::new(server.service_as(user), "default")
-}
-
 pub struct Broker {
     pub client: Client,
     pub url: String,
     pub address: SocketAddr,
-    server: Server,
+    /// Of a broker that does not say itself where its certificate comes from.
+    kubeconfig: Option<PathBuf>,
+    server: ApiServer,
     controllers: JoinHandle<()>,
     shutdown: Shutdown,
 }
@@ -94,9 +93,12 @@ impl Broker {
             "broker/member-roles.yaml",
             "broker/broker.yaml",
         ] {
-            broker.server.apply_manifest(&rights(file)).await.unwrap();
+            broker.server.apply(&rights(file)).await;
         }
-        let client = account(&broker.server, names::BROKER_NAMESPACE, "strait-broker");
+        let client = broker
+            .server
+            .account(names::BROKER_NAMESPACE, "strait-broker")
+            .await;
         let shutdown = broker.shutdown.clone();
         let (prepared, ready) = tokio::sync::oneshot::channel();
         let controllers = tokio::spawn(async move {
@@ -116,6 +118,9 @@ impl Broker {
     /// One whose controllers do not run.
     pub async fn start_idle(data: &TempDir, address: Option<SocketAddr>) -> Self {
         strait_daemon::client::install_crypto();
+        if let Some(assets) = strait_envtest::here() {
+            return Self::start_in_a_cluster(&assets, data, address).await;
+        }
         let args = ServeArgs {
             standalone: true,
             data_dir: data.path().to_owned(),
@@ -138,7 +143,30 @@ impl Broker {
             client: started.client,
             url: started.url,
             address,
-            server: started.server,
+            kubeconfig: None,
+            server: ApiServer::Ours(started.server),
+            controllers: tokio::spawn(async {}),
+            shutdown: Shutdown::default(),
+        }
+    }
+
+    /// One in a cluster that is there for other things, too.
+    async fn start_in_a_cluster(assets: &Path, data: &TempDir, address: Option<SocketAddr>) -> Self {
+        let port = address.map(|a| a.port());
+        let server = ApiServer::real_over(assets, data.path(), port).await;
+        server.apply(&rights("broker/namespace.yaml")).await;
+        let ApiServer::Real(plane) = &server else {
+            panic!("asked for a real one")
+        };
+        let kubeconfig = data.path().join("admin.kubeconfig");
+        std::fs::write(&kubeconfig, plane.kubeconfig(strait_envtest::Client::Admin)).unwrap();
+        let url = plane.url().to_owned();
+        Self {
+            client: server.admin().await,
+            address: url.trim_start_matches("https://").parse().unwrap(),
+            url,
+            kubeconfig: Some(kubeconfig),
+            server,
             controllers: tokio::spawn(async {}),
             shutdown: Shutdown::default(),
         }
@@ -147,7 +175,7 @@ impl Broker {
     pub async fn stop(self) {
         self.shutdown.trigger();
         self.controllers.await.unwrap();
-        self.server.shutdown().await;
+        self.server.stop().await;
     }
 
     pub async fn token(&self, preapprove: Option<&str>) -> JoinToken {
@@ -158,9 +186,12 @@ impl Broker {
         let args = TokenCreateArgs {
             ttl,
             preapprove: preapprove.map(|id| id.parse().unwrap()),
-            url: None,
+            // Members of a test reach it where no others would.
+            url: self.kubeconfig.is_some().then(|| self.url.clone()),
         };
-        let made = create_token(&self.client, None, &args).await.unwrap();
+        let made = create_token(&self.client, self.kubeconfig.as_deref(), &args)
+            .await
+            .unwrap();
         JoinToken::decode(&made.token).unwrap()
     }
 
@@ -208,7 +239,7 @@ pub struct Home {
     pub pods: String,
     /// With the rights that deploy/base gives the agent, no more.
     pub agent_client: Client,
-    server: Server,
+    server: ApiServer,
     agent: Option<(Shutdown, JoinHandle<()>)>,
 }
 
@@ -216,18 +247,11 @@ impl Home {
     /// A cluster with two nodes whose pods' prefixes lie in 10.`n`.0.0/16.
     pub async fn start(id: &str, n: u8) -> Self {
         strait_daemon::client::install_crypto();
-        let mut config = Config::new(Data::Memory);
-        for crd in strait_api::crds::crds() {
-            config.manifests.push(strait_api::crds::to_yaml(&crd).unwrap());
-        }
-        let server = Server::start(config).await.unwrap();
-        let client = Client::new(server.admin_service(), "default");
-        server
-            .apply_manifest(&rights("base/namespace.yaml"))
-            .await
-            .unwrap();
-        server.apply_manifest(&rights("base/agent.yaml")).await.unwrap();
-        let agent_client = account(&server, names::NAMESPACE, "strait-agent");
+        let server = ApiServer::start().await;
+        let client = server.admin().await;
+        server.apply(&rights("base/namespace.yaml")).await;
+        server.apply(&rights("base/agent.yaml")).await;
+        let agent_client = server.account(names::NAMESPACE, "strait-agent").await;
         let home = Self {
             id: id.to_owned(),
             client,
@@ -303,7 +327,7 @@ impl Home {
         if self.agent.is_some() {
             self.stop_agent().await;
         }
-        self.server.shutdown().await;
+        self.server.stop().await;
     }
 
     pub fn clusters(&self) -> Api<Cluster> {

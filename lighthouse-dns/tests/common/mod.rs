@@ -1,6 +1,9 @@
-//! A cluster's API server in this process, with what users and Kubernetes would put into it.
+//! A cluster's API server, ours in this process or in a rerun a real one, with what users and Kubernetes would put into it.
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+#[path = "../../../tests/support/cluster.rs"]
+mod cluster;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -10,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use cluster::ApiServer;
 use http::{Request, Response, StatusCode};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,7 +27,6 @@ use serde_json::{Value, json};
 use strait_api::mcs::{ServiceExport, ServiceImport};
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Member};
-use strait_apiserver::{Config, Server, User};
 use strait_daemon::Shutdown;
 use strait_lighthouse_dns::controllers::{self, Settings};
 
@@ -54,7 +57,7 @@ pub struct Wire {
 /// One member cluster.
 pub struct World {
     pub id: String,
-    _server: Server,
+    _server: ApiServer,
     /// What users and Kubernetes use.
     pub direct: Client,
     /// What the controllers use: the agent's service account, with its roles from deploy/.
@@ -69,21 +72,17 @@ pub struct World {
 impl World {
     /// A cluster with pods in 10.<net>.0.0/16, with the namespace `demo`.
     pub async fn new(id: &str, net: u8) -> Self {
-        let mut config = Config::in_memory();
-        config.manifests = strait_api::crds()
-            .iter()
-            .map(|crd| serde_json::to_string(crd).unwrap())
-            .collect();
-        let server = Server::start(config).await.unwrap();
+        let server = ApiServer::start().await;
         for role in ["agent", "dns"] {
-            server.apply_manifest(&roles(role)).await.unwrap();
+            server.apply(&roles(role)).await;
         }
         let wire = Arc::new(Mutex::new(Wire::default()));
-        let direct = Client::new(server.admin_service(), "default");
+        let direct = server.admin().await;
+        let controllers = server.account(names::NAMESPACE, "strait-agent").await;
         let world = Self {
             id: id.to_owned(),
-            client: tap(service_account(&server, "strait-agent"), wire.clone()),
-            dns_client: service_account(&server, "strait-dns"),
+            client: tap(controllers, wire.clone()),
+            dns_client: server.account(names::NAMESPACE, "strait-dns").await,
             _server: server,
             direct,
             wire,
@@ -147,7 +146,7 @@ impl World {
 
     pub async fn service(&self, name: &str) {
         let spec = json!({
-            "selector": { "app": name }, "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"],
+            "selector": { "app": name }, "ipFamilies": ["IPv4"],
             "ports": [{ "name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP" }],
         });
         self.apply(
@@ -286,6 +285,11 @@ impl World {
     }
 }
 
+/// Whether the server under test lacks what the controllers live on, which is said.
+pub fn lacks_slices() -> bool {
+    strait_envtest::older(21, "discovery.k8s.io/v1")
+}
+
 /// The namespace, and what of a role's manifest says who may do what.
 fn roles(role: &str) -> String {
     let file = format!("{}/../deploy/base/{role}.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -302,13 +306,6 @@ fn roles(role: &str) -> String {
     let documents: Vec<&str> = std::iter::once(namespace.as_str()).chain(rights).collect();
     assert!(documents.len() > 3, "{role}.yaml holds no roles");
     documents.join("\n---\n")
-}
-
-fn service_account(server: &Server, name: &str) -> Client {
-    let user = format!("system:serviceaccount:{}:{name}", names::NAMESPACE);
-    let groups = format!("system:serviceaccounts:{}", names::NAMESPACE);
-    let user = User::new(&user, &["system:serviceaccounts", &groups]);
-    Client::new(server.service_as(user), "default")
 }
 
 /// A client whose requests a test sees, and may refuse.
