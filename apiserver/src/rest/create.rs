@@ -165,8 +165,10 @@ pub(crate) async fn create_object(
         );
     }
     let name = meta::text(&object, "name").to_owned();
+    // A patch that makes its object is no create, not even then.
     let ending = |crd: &Arc<Stored>| crd.deleting;
-    if resource.custom()
+    if !applied
+        && resource.custom()
         && api
             .store
             .get(CRDS, "", &resource.storage)

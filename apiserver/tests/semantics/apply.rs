@@ -1,7 +1,7 @@
 //! Server-side apply: owners, conflicts, force, and what goes with its owner.
 
 use serde_json::{Value, json};
-use strait_envtest::{older_in_part, since};
+use strait_envtest::{older, older_in_part, since};
 
 use crate::under::{Answer, Under};
 
@@ -150,6 +150,9 @@ async fn updates_own_what_they_change() {
 
 #[tokio::test]
 async fn kubectl_hands_over_what_it_applied_as_a_client() {
+    if older(26, "that the server takes over what kubectl applied as a client") {
+        return;
+    }
     const NOTE: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let u = Under::start().await;
     let path = u.path("configmaps");

@@ -1,7 +1,7 @@
 //! Bodies that are no objects: what each is refused with.
 
 use serde_json::json;
-use strait_envtest::ADMIN_TOKEN;
+use strait_envtest::{ADMIN_TOKEN, older_in_part};
 
 use crate::under::Under;
 
@@ -109,7 +109,12 @@ async fn bodies_that_are_no_objects_are_refused_by_what_they_are() {
         ("{}", "{}"),
         ("{\"kind\": \"\"}", "{\"kind\": \"\"}"),
     ] {
-        sent(&widgets, "application/json", body).await.says(
+        let refused = sent(&widgets, "application/json", body).await;
+        if older_in_part(23, "the words about an object without a kind") {
+            refused.is(400);
+            continue;
+        }
+        refused.says(
             400,
             "BadRequest",
             &format!("the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{body}' ({shown})"),

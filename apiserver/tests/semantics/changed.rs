@@ -1,6 +1,7 @@
 //! Definitions that change under their objects, that end before them, and that want the same names.
 
 use serde_json::{Value, json};
+use strait_envtest::older;
 
 use crate::under::Under;
 
@@ -29,6 +30,9 @@ async fn condition(u: &Under, path: &str, kind: &str) -> Option<(String, String,
 
 #[tokio::test]
 async fn objects_outlive_a_schema_that_becomes_stricter() {
+    if older(30, "that what is not changed may stay wrong") {
+        return;
+    }
     let u = Under::start().await;
     let spec = |size: Value, more: Value| {
         let part = json!({"type": "object", "properties": {"id": {"type": "string"}, "n": size}});
@@ -246,18 +250,16 @@ async fn a_definition_ends_after_its_objects() {
     u.post(&path, object(&u, "v1", "Widget", "new", json!({})))
         .await
         .says(405, "MethodNotAllowed", refusal);
-    let applied = u
-        .apply(
-            &format!("{path}/new"),
-            "me",
-            object(&u, "v1", "Widget", "new", json!({})),
-        )
-        .await;
-    assert_eq!(
-        (applied.status, applied.reason()),
-        (405, "MethodNotAllowed"),
-        "{}",
-        applied.message()
+    // An apply is a patch, also where it makes something.
+    let new = format!("{path}/new");
+    u.apply(&new, "me", object(&u, "v1", "Widget", "new", json!({})))
+        .await
+        .is(201);
+    let gone = u.delete(&new).await;
+    assert!(
+        [200, 404].contains(&gone.status),
+        "it may be gone already: {}",
+        gone.body
     );
     // A second deletion changes nothing, and updates still go through.
     u.delete(&name).await.is(200);

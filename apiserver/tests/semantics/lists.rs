@@ -285,8 +285,11 @@ async fn discovery_tells_what_is_served_and_stops_when_it_is_not() {
     crd["spec"]["names"]["categories"] = json!(["all"]);
     u.post(crds, crd).await.is(201);
     let group = format!("/apis/{}", u.group);
-    u.until("the group is served", async || u.get(&group).await.status == 200)
-        .await;
+    let all = format!("{group}/v1");
+    u.until("the group is served", async || {
+        u.get(&group).await.status == 200 && u.get(&all).await.body["resources"].is_array()
+    })
+    .await;
     let of = |a: &Value, p: &str| -> Vec<String> {
         a.pointer(p)
             .unwrap()
