@@ -8,9 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use strait_apiserver::{Config, Data, Server};
-use strait_envtest::say;
+use strait_envtest::{Client, ControlPlane, say};
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/run");
+
+/// The first version of Kubernetes that serves all that the script asks for: lists as watches.
+const SERVES: u32 = 32;
 
 async fn serve(dir: &Path) -> Server {
     let mut config = Config::new(Data::Directory(dir.join("data")));
@@ -26,19 +29,14 @@ async fn serve(dir: &Path) -> Server {
     server
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_do_what_people_do_with_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = serve(dir.path()).await;
-    let mut command = Command::new(RUN);
-    command.arg(dir.path().join("kubeconfig")).stdin(Stdio::null());
+/// Runs the script, and says what it says.
+async fn run(kubeconfig: &Path) -> String {
+    let mut command = tokio::process::Command::new(RUN);
+    command.arg(kubeconfig).stdin(Stdio::null()).kill_on_drop(true);
     if std::env::var("STRAIT_KUBECTL").as_deref() == Ok("all") {
         command.arg("--all");
     }
-    let done = tokio::task::spawn_blocking(move || command.output())
-        .await
-        .unwrap()
-        .unwrap();
+    let done = command.output().await.unwrap();
     let output = String::from_utf8_lossy(&done.stdout).into_owned();
     say(output.trim_end());
     assert!(
@@ -46,9 +44,45 @@ async fn clients_do_what_people_do_with_them() {
         "{output}{}",
         String::from_utf8_lossy(&done.stderr)
     );
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_what_people_do_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path()).await;
+    let output = run(&dir.path().join("kubeconfig")).await;
     // Here versions do expire.
     assert!(!output.contains("skipped: 410"), "{output}");
     server.shutdown().await;
+}
+
+/// So that the script asks for what is so elsewhere, not for what this server happens to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_the_same_on_a_real_kube_apiserver() {
+    let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|v| !v.is_empty()) else {
+        return strait_envtest::skip("clients on kube-apiserver", "KUBEBUILDER_ASSETS is not set");
+    };
+    let plane = ControlPlane::start(Path::new(&assets)).await.unwrap();
+    if !plane.has_controllers() {
+        return strait_envtest::skip(
+            "clients on kube-apiserver",
+            "they need kube-controller-manager, which is not beside it",
+        );
+    }
+    let client = plane.client(Client::Admin).await.unwrap();
+    let version = client.apiserver_version().await.unwrap();
+    let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap();
+    if minor < SERVES {
+        let why = format!(
+            "it is {}, and they ask for what 1.{SERVES} serves",
+            version.git_version
+        );
+        return strait_envtest::skip("clients on kube-apiserver", &why);
+    }
+    let file = plane.folder().join("admin.kubeconfig");
+    std::fs::write(&file, plane.kubeconfig(Client::Admin)).unwrap();
+    run(&file).await;
 }
 
 /// The manifests of a member cluster and of a broker, as the README says to apply them.

@@ -340,7 +340,10 @@ async fn recorded_events_are_shown_and_repeats_are_a_series() {
     }
     recorder.publish(&say("Other"), &reference).await.unwrap();
     let shown = new
-        .list(&ListParams::default().fields("reason=TooSmall"))
+        .list(
+            &ListParams::default()
+                .fields("regarding.name=w,reason=TooSmall,reportingController=test.dev/keeper"),
+        )
         .await
         .unwrap()
         .items;

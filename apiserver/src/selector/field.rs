@@ -17,6 +17,15 @@ struct Term {
     equal: bool,
 }
 
+/// Where the field lies in what is stored: events of both groups are stored in the older form.
+fn stored(field: &str) -> String {
+    match field.strip_prefix("regarding.") {
+        Some(rest) => format!("involvedObject.{rest}"),
+        None if field == "reportingController" => "reportingComponent".into(),
+        None => field.to_owned(),
+    }
+}
+
 /// What can be selected by, besides name and namespace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fields<'a> {
@@ -63,7 +72,7 @@ impl FieldSelector {
                 .replace("\\=", "=")
                 .replace("\\\\", "\\");
             terms.push(Term {
-                field: field.to_owned(),
+                field: stored(field),
                 value,
                 equal,
             });
