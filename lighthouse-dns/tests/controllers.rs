@@ -60,9 +60,6 @@ fn mirror(from: &World, to: &World) -> tokio::task::JoinHandle<()> {
 
 #[tokio::test]
 async fn an_export_is_published_and_imported() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     web(&blue).await;
@@ -107,9 +104,6 @@ async fn an_export_is_published_and_imported() {
 
 #[tokio::test]
 async fn what_is_withdrawn_goes() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     web(&blue).await;
@@ -148,9 +142,6 @@ async fn what_is_withdrawn_goes() {
 
 #[tokio::test]
 async fn an_endpoint_reaches_the_far_cluster_by_watch() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     let mut green = World::new("green", 2).await;
     green.cluster("blue", 1, Some("blue")).await;
@@ -188,9 +179,6 @@ async fn an_endpoint_reaches_the_far_cluster_by_watch() {
 
 #[tokio::test]
 async fn a_restart_changes_nothing() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     web(&blue).await;
@@ -215,9 +203,6 @@ async fn a_restart_changes_nothing() {
 
 #[tokio::test]
 async fn what_others_spoil_is_repaired() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     web(&blue).await;
@@ -247,9 +232,6 @@ async fn what_others_spoil_is_repaired() {
 
 #[tokio::test]
 async fn a_list_that_cannot_be_read_deletes_nothing() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     web(&blue).await;
@@ -278,9 +260,6 @@ async fn a_list_that_cannot_be_read_deletes_nothing() {
 
 #[tokio::test]
 async fn a_write_that_fails_is_said_and_tried_again() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.refuse(Some(
         "PATCH /apis/strait.dev/v1alpha1/namespaces/strait-system/exportedservices/web.demo",
@@ -314,9 +293,6 @@ async fn a_write_that_fails_is_said_and_tried_again() {
 
 #[tokio::test]
 async fn a_namespace_that_comes_back_gets_its_imports_back() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut green = World::new("green", 2).await;
     green.cluster("blue", 1, Some("blue")).await;
     green.start();

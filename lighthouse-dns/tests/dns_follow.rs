@@ -102,9 +102,6 @@ impl Dns {
 
 #[tokio::test]
 async fn an_export_is_answered_within_a_second_and_no_longer_than_it_lasts() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     let dns = Dns::start(&blue).await;
@@ -138,9 +135,6 @@ async fn an_export_is_answered_within_a_second_and_no_longer_than_it_lasts() {
 
 #[tokio::test]
 async fn a_headless_service_is_answered_from_its_slices() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     let dns = Dns::start(&blue).await;
@@ -175,9 +169,6 @@ async fn a_headless_service_is_answered_from_its_slices() {
 
 #[tokio::test]
 async fn the_roles_under_these_tests_are_enforced() {
-    if common::lacks_slices() {
-        return;
-    }
     let blue = World::new("blue", 1).await;
     for client in [&blue.dns_client, &blue.client] {
         let secrets: kube::Api<k8s_openapi::api::core::v1::Secret> = kube::Api::all(client.clone());
@@ -191,9 +182,6 @@ async fn the_roles_under_these_tests_are_enforced() {
 /// A crash loses what came shortly before it: a name that the API server knows is not denied meanwhile.
 #[tokio::test]
 async fn what_is_saved_denies_nothing_that_came_after_it() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     blue.service("web").await;
@@ -224,9 +212,6 @@ async fn what_is_saved_denies_nothing_that_came_after_it() {
 /// A kill within a second of a change does not lose it.
 #[tokio::test]
 async fn a_change_is_on_disk_soon_after_it() {
-    if common::lacks_slices() {
-        return;
-    }
     let mut blue = World::new("blue", 1).await;
     blue.start();
     let dns = Dns::start(&blue).await;

@@ -4,6 +4,7 @@
 
 #[path = "../../../tests/support/cluster.rs"]
 mod cluster;
+mod elsewhere;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -73,16 +74,28 @@ impl World {
     /// A cluster with pods in 10.<net>.0.0/16, with the namespace `demo`.
     pub async fn new(id: &str, net: u8) -> Self {
         let server = ApiServer::start().await;
+        let elsewhere = elsewhere::needed();
+        if elsewhere {
+            server.apply(elsewhere::DEFINITION).await;
+        }
+        let there = |text: String| if elsewhere { elsewhere::there(&text) } else { text };
+        let client = |client: Client| {
+            if elsewhere {
+                elsewhere::unaware(client)
+            } else {
+                client
+            }
+        };
         for role in ["agent", "dns"] {
-            server.apply(&roles(role)).await;
+            server.apply(&there(roles(role))).await;
         }
         let wire = Arc::new(Mutex::new(Wire::default()));
-        let direct = server.admin().await;
-        let controllers = server.account(names::NAMESPACE, "strait-agent").await;
+        let direct = client(server.admin().await);
+        let controllers = client(server.account(names::NAMESPACE, "strait-agent").await);
         let world = Self {
             id: id.to_owned(),
             client: tap(controllers, wire.clone()),
-            dns_client: server.account(names::NAMESPACE, "strait-dns").await,
+            dns_client: client(server.account(names::NAMESPACE, "strait-dns").await),
             _server: server,
             direct,
             wire,
@@ -283,11 +296,6 @@ impl World {
     pub fn refuse(&self, what: Option<&str>) {
         self.wire.lock().unwrap().refuse = what.map(str::to_owned);
     }
-}
-
-/// Whether the server under test lacks what the controllers live on, which is said.
-pub fn lacks_slices() -> bool {
-    strait_envtest::older(21, "discovery.k8s.io/v1")
 }
 
 /// The namespace, and what of a role's manifest says who may do what.

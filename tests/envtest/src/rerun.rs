@@ -205,7 +205,10 @@ impl Said {
             } else if !line.starts_with("exchanges") {
                 continue;
             }
-            said.lines.push(line.to_owned());
+            // A test in which several servers run says it of each.
+            if !said.lines.iter().any(|l| l == line) {
+                said.lines.push(line.to_owned());
+            }
         }
         said
     }
