@@ -6,6 +6,7 @@ pub(crate) mod crd;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::schema::Schema;
@@ -249,9 +250,23 @@ pub(crate) struct Catalog {
     /// Groups, in the order that discovery shows; core first.
     pub(crate) groups: Vec<Group>,
     index: BTreeMap<(String, String, String), Arc<Resource>>,
+    documents: Mutex<BTreeMap<String, Bytes>>,
 }
 
 impl Catalog {
+    /// A document about all this, made once: for some lines that are typed, kubectl asks for hundreds of kilobytes.
+    /// Only documents that exist are kept, so that these are few.
+    pub(crate) fn document(&self, name: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+        let kept = || self.documents.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(document) = kept().get(name) {
+            return Some(document.clone());
+        }
+        // Made without the lock: two may make the same, but none waits for another one's.
+        let document = make()?;
+        kept().insert(name.to_owned(), document.clone());
+        Some(document)
+    }
+
     /// Finds a resource.
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.index
@@ -327,7 +342,11 @@ impl Catalog {
                 }
             }
         }
-        Catalog { groups, index }
+        Catalog {
+            groups,
+            index,
+            documents: Mutex::default(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod v2;
 mod v3;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use crate::catalog::Catalog;
@@ -18,20 +19,26 @@ const PROTOBUF: [&str; 2] = [
 
 /// Answers a path of OpenAPI.
 pub(crate) fn serve(catalog: &Catalog, path: &str, accept: &str) -> Option<Response<Body>> {
-    let json = |v: &serde_json::Value, media: &'static str| {
-        Some(bytes_response(StatusCode::OK, media, v.to_string()))
-    };
+    let json = |v: serde_json::Value| Bytes::from(v.to_string());
     if path == "/openapi/v2" {
-        let document = v2::document(catalog);
         if PROTOBUF.iter().any(|media| accept.contains(media)) {
+            let made = catalog.document("v2.pb", || Some(v2::encode(&v2::document(catalog)).into()))?;
             // The old name is no media type that clients can parse; they take the new one as well.
-            return Some(bytes_response(StatusCode::OK, PROTOBUF[0], v2::encode(&document)));
+            return Some(bytes_response(StatusCode::OK, PROTOBUF[0], made));
         }
-        return json(&document, "application/json");
+        let made = catalog.document("v2", || Some(json(v2::document(catalog))))?;
+        return Some(bytes_response(StatusCode::OK, "application/json", made));
     }
-    let rest = path.strip_prefix("/openapi/v3")?;
-    match rest.trim_matches('/') {
-        "" => json(&v3::index(catalog), "text/plain; charset=utf-8"),
-        inner => json(&v3::document(catalog, inner)?, "application/json"),
-    }
+    let inner = path.strip_prefix("/openapi/v3")?.trim_matches('/');
+    let (media, made) = match inner {
+        "" => (
+            "text/plain; charset=utf-8",
+            catalog.document("v3", || Some(json(v3::index(catalog))))?,
+        ),
+        inner => (
+            "application/json",
+            catalog.document(&format!("v3/{inner}"), || v3::document(catalog, inner).map(json))?,
+        ),
+    };
+    Some(bytes_response(StatusCode::OK, media, made))
 }
