@@ -27,7 +27,7 @@ const WORST: usize = 20;
 const SAME_HANDSHAKE: i64 = 5;
 
 fn is_up(peer: &PeerStatus) -> bool {
-    peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
+    peer.established && peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
 }
 
 /// A tunnel that the records ask for and that is not made, or an address that is not tried.
@@ -220,7 +220,7 @@ fn encode(status: &EngineStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
         MetricType::Gauge,
     )?;
     for peer in &status.peers {
-        if let Some(age) = peer.last_handshake {
+        if let Some(age) = peer.last_handshake.filter(|_| peer.established) {
             ConstGauge::new(age.as_secs_f64()).encode(family.encode_family(&labels(peer))?)?;
         }
     }
@@ -278,6 +278,7 @@ mod tests {
             id: id.to_owned(),
             public_key: PublicKey([1; 32]),
             endpoint: age.map(|_| "192.0.2.1:4510".parse().unwrap()),
+            established: age.is_some(),
             last_handshake: age.map(Duration::from_secs),
             rx_bytes: 11,
             tx_bytes: 12,

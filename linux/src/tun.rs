@@ -104,6 +104,13 @@ pub struct Tun {
 impl Tun {
     /// Opens (creates) a device, sets its MTU and brings it up.
     pub fn open(options: &TunOptions) -> Result<Tun, TunError> {
+        let tun = Self::create(options)?;
+        set_up(&tun.name)?;
+        Ok(tun)
+    }
+
+    /// Opens (creates) a device and sets its MTU; it is down.
+    pub fn create(options: &TunOptions) -> Result<Tun, TunError> {
         let name = options.name.clone();
         let mut request = request(&name)?;
         let mut flags = libc::O_CLOEXEC;
@@ -159,7 +166,6 @@ impl Tun {
         let tun = Tun { fd, name, offload };
         tun.set_mtu(options.mtu)?;
         tun.set_queue_len()?;
-        set_up(&tun.name)?;
         Ok(tun)
     }
 
@@ -171,6 +177,21 @@ impl Tun {
     /// The offloads in use.
     pub fn offload(&self) -> Offload {
         self.offload
+    }
+
+    /// The MTU as it is now. To be called in the device's network namespace.
+    pub fn mtu(&self) -> Result<u32, TunError> {
+        let mut request = request(&self.name)?;
+        control(
+            AddressFamily::INET,
+            libc::SIOCGIFMTU,
+            "read the MTU",
+            &self.name,
+            &mut request,
+        )?;
+        // SAFETY: SIOCGIFMTU has just filled this member of the union.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        Ok(mtu.max(0).cast_unsigned())
     }
 
     /// Changes the MTU. To be called in the device's network namespace.

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub fwmark: u32,
     /// Use segmentation offloads of the TUN and of UDP where the kernel has them.
     pub offload: bool,
+    /// Somebody else configures the TUN device: it is left down, and its MTU is followed.
+    pub external: bool,
 }
 
 impl EngineConfig {
@@ -38,6 +40,7 @@ impl EngineConfig {
             mtu: DEFAULT_MTU,
             fwmark: 0,
             offload: true,
+            external: false,
         }
     }
 }
@@ -109,7 +112,9 @@ pub struct PeerStatus {
     pub public_key: PublicKey,
     /// Where datagrams go: the address that last authenticated itself.
     pub endpoint: Option<SocketAddr>,
-    /// Age of the newest handshake, while a session stands.
+    /// Whether a session stands.
+    pub established: bool,
+    /// Age of the newest handshake, also when its session has lapsed.
     pub last_handshake: Option<Duration>,
     /// Bytes of datagrams received and authenticated.
     pub rx_bytes: u64,

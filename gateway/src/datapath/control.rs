@@ -101,16 +101,16 @@ pub(super) fn run(shared: &Shared) {
             return;
         }
         for peer in waiting.initiations {
-            peer.initiate(&shared.udp, &mut scratch, Instant::now());
+            peer.initiate(&shared.udp.load(), &mut scratch, Instant::now());
         }
         for message in waiting.messages {
             handle(shared, message.from, &message.bytes[..message.len], &mut scratch);
         }
         let now = Instant::now();
         if now >= next {
-            shared.identity.reset_rate();
+            shared.identity.load().reset_rate();
             for peer in shared.table.load().peers() {
-                peer.tick(&shared.udp, &mut scratch, now);
+                peer.tick(&shared.udp.load(), &mut scratch, now);
             }
             next = now + TICK;
         }
@@ -119,12 +119,12 @@ pub(super) fn run(shared: &Shared) {
 
 fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8]) {
     let table = shared.table.load();
-    let (peer, unknown) = match shared.identity.inspect(from.ip(), message, scratch) {
+    let (peer, unknown) = match shared.identity.load().inspect(from.ip(), message, scratch) {
         Ok(Addressee::Key(key)) => (table.by_key(&key), DropCause::InUnknownKey),
         Ok(Addressee::Index(index)) => (table.by_receiver(index), DropCause::InUnknownSession),
         Ok(Addressee::Cookie(len)) => {
             shared.drops.add(DropCause::InRateLimited, 1);
-            if let Err(error) = shared.udp.send_one(from, &scratch[..len]) {
+            if let Err(error) = shared.udp.load().send_one(from, &scratch[..len]) {
                 tracing::debug!(%from, %error, "cookie not sent");
             }
             return;
@@ -135,7 +135,7 @@ fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8])
         }
     };
     match peer {
-        Some(peer) => peer.handshake(from, message, &shared.udp, scratch, Instant::now()),
+        Some(peer) => peer.handshake(from, message, &shared.udp.load(), scratch, Instant::now()),
         None => shared.drops.add(unknown, 1),
     }
 }

@@ -29,6 +29,14 @@ impl Drops {
     }
 }
 
+/// What one peer has done. It outlives a change of keys.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) rx: Traffic,
+    pub(super) tx: Traffic,
+    pub(super) drops: Drops,
+}
+
 /// One direction's traffic.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {

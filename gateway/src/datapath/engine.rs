@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -16,7 +17,7 @@ use super::config::{
     EngineConfig, EngineStatus, MAX_MTU, MIN_MTU, OffloadStatus, PeerConfig, Refused, RefusedReason,
 };
 use super::counters::Drops;
-use super::key::PublicKey;
+use super::key::{PrivateKey, PublicKey};
 use super::noise::Identity;
 use super::peer::Peer;
 use super::table::{Slot, Table};
@@ -76,15 +77,19 @@ impl Fault {
 
 /// What the threads share.
 pub(super) struct Shared {
-    pub(super) identity: Identity,
+    pub(super) identity: ArcSwap<Identity>,
     pub(super) tun: Tun,
-    pub(super) udp: Udp,
-    pub(super) mtu: usize,
+    pub(super) udp: ArcSwap<Udp>,
+    mtu: AtomicUsize,
+    /// Whether the MTU is the TUN device's, as last read.
+    follow: bool,
     pub(super) table: ArcSwap<Table>,
     pub(super) control: control::Inbox,
     pub(super) drops: Drops,
     /// Readable once the engine stops.
     pub(super) wake: OwnedFd,
+    /// Readable once there is another socket.
+    pub(super) moved: OwnedFd,
     /// Whether packets for the TUN are joined. Off for good once the kernel has refused.
     pub(super) joining: AtomicBool,
     stopping: AtomicBool,
@@ -95,14 +100,37 @@ impl Shared {
     pub(super) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
+
+    /// The inner MTU, read anew if a packet of this length shows that it has been raised.
+    pub(super) fn mtu_for(&self, len: usize) -> usize {
+        let known = self.mtu.load(Ordering::Relaxed);
+        if len > known && self.follow {
+            self.read_mtu()
+        } else {
+            known
+        }
+    }
+
+    fn read_mtu(&self) -> usize {
+        // In another network namespace the device cannot be asked; what was known last stands.
+        if let Ok(mtu) = self.tun.mtu() {
+            self.mtu
+                .store((mtu as usize).min(MAX_MTU as usize), Ordering::Relaxed);
+        }
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the socket is looked up again.
+    pub(super) fn took_move(&self) {
+        let mut count = [0; 8];
+        // Nothing to read is the usual case.
+        let _: Result<usize, _> = rustix::io::read(&self.moved, &mut count);
+    }
 }
 
-/// Sleeps until there is something to read, or the engine stops.
-pub(super) fn wait_readable(source: &impl AsFd, wake: &OwnedFd) -> Result<(), Fault> {
-    let mut fds = [
-        PollFd::new(source, PollFlags::IN),
-        PollFd::new(wake, PollFlags::IN),
-    ];
+/// Sleeps until one of these can be read.
+pub(super) fn wait_readable<const N: usize>(sources: [&dyn AsFd; N]) -> Result<(), Fault> {
+    let mut fds = sources.map(|source| PollFd::from_borrowed_fd(source.as_fd(), PollFlags::IN));
     match poll(&mut fds, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(errno) => Err(Fault(format!("cannot wait for packets: {errno}"))),
@@ -117,6 +145,7 @@ struct Registry {
     next: u32,
     /// Upper part of the next receiver index, so that a slot's old indices stay unknown.
     generation: u8,
+    fwmark: u32,
 }
 
 impl Registry {
@@ -139,7 +168,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     registry: Mutex<Registry>,
     threads: Vec<JoinHandle<()>>,
-    port: u16,
+    bind: Option<IpAddr>,
+    offload: bool,
 }
 
 impl Engine {
@@ -160,44 +190,41 @@ impl Engine {
 
     /// Opens only the socket, in the caller's network namespace: the TUN device may be wanted in another.
     pub fn socket(config: &EngineConfig) -> Result<UdpSocket, EngineError> {
-        let port = config.listen_port;
-        Udp::bind(config.bind, port, config.fwmark, config.offload)
-            .map(UdpSocket)
-            .map_err(|source| {
-                if source.kind() == io::ErrorKind::AddrInUse {
-                    EngineError::PortInUse { port }
-                } else {
-                    EngineError::Socket { port, source }
-                }
-            })
+        bind(config.bind, config.listen_port, config.fwmark, config.offload).map(UdpSocket)
     }
 
     /// Opens the TUN device in the caller's network namespace, and starts the threads on this socket.
     pub fn start_on(config: &EngineConfig, socket: UdpSocket) -> Result<Self, EngineError> {
         Self::check(config)?;
         let UdpSocket(udp) = socket;
-        let port = udp.port().map_err(|source| EngineError::Socket {
-            port: config.listen_port,
-            source,
-        })?;
-        let tun = Tun::open(&TunOptions {
+        let options = TunOptions {
             name: config.tun_name.clone(),
             mtu: config.mtu,
             offload: config.offload,
             nonblocking: true,
-        })?;
+        };
+        let tun = if config.external {
+            Tun::create(&options)
+        } else {
+            Tun::open(&options)
+        }?;
+        let event = || {
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|errno| EngineError::Threads(errno.into()))
+        };
         let mut generation = [0];
         getrandom::fill(&mut generation).map_err(EngineError::Random)?;
         let shared = Arc::new(Shared {
-            identity: Identity::new(&config.private_key),
+            identity: ArcSwap::from_pointee(Identity::new(&config.private_key)),
             tun,
-            udp,
-            mtu: config.mtu as usize,
+            udp: ArcSwap::from_pointee(udp),
+            mtu: AtomicUsize::new(config.mtu as usize),
+            follow: config.external,
             table: ArcSwap::from_pointee(Table::new(Vec::new())),
             control: control::Inbox::default(),
             drops: Drops::default(),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                .map_err(|errno| EngineError::Threads(errno.into()))?,
+            wake: event()?,
+            moved: event()?,
             joining: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             fault: Mutex::new(None),
@@ -207,12 +234,14 @@ impl Engine {
             free: BTreeSet::new(),
             next: 0,
             generation: generation[0],
+            fwmark: config.fwmark,
         };
         let mut engine = Self {
             shared,
             registry: Mutex::new(registry),
             threads: Vec::new(),
-            port,
+            bind: config.bind,
+            offload: config.offload,
         };
         engine.spawn("strait-out", outbound::run)?;
         engine.spawn("strait-in", inbound::run)?;
@@ -244,12 +273,57 @@ impl Engine {
 
     /// The UDP port in use.
     pub fn port(&self) -> u16 {
-        self.port
+        self.shared.udp.load().port().unwrap_or_default()
+    }
+
+    /// Listens on this port from now on; 0 lets the kernel choose. To be called in the network namespace
+    /// where datagrams travel. What has arrived at the old port and was not read is lost.
+    pub fn listen(&self, port: u16) -> Result<(), EngineError> {
+        let registry = self.registry();
+        if port != 0 && port == self.port() {
+            return Ok(());
+        }
+        let udp = bind(self.bind, port, registry.fwmark, self.offload)?;
+        self.shared.udp.store(Arc::new(udp));
+        rustix::io::write(&self.shared.moved, &1u64.to_ne_bytes())
+            .map_err(|errno| EngineError::Threads(errno.into()))?;
+        Ok(())
+    }
+
+    /// Marks outgoing datagrams from now on; 0 for none.
+    pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
+        let mut registry = self.registry();
+        self.shared.udp.load().set_mark(fwmark)?;
+        registry.fwmark = fwmark;
+        Ok(())
+    }
+
+    /// Becomes the owner of this key. Every session ends; peers stay, and are met anew.
+    pub fn set_private_key(&self, key: &PrivateKey, peers: &[PeerConfig]) -> Vec<Refused> {
+        let mut registry = self.registry();
+        self.shared.identity.store(Arc::new(Identity::new(key)));
+        self.apply(&mut registry, peers, true)
+    }
+
+    /// Sends to this address from now on, until the peer proves that it is at another. Nothing happens if
+    /// there is no such peer.
+    pub fn redirect(&self, peer: &PublicKey, to: SocketAddr) {
+        if let Some(peer) = self.shared.table.load().by_key(peer) {
+            peer.redirect(to);
+        }
+    }
+
+    /// Follows the MTU of a device that somebody else configures. A raised one is also noticed with the first
+    /// larger packet.
+    pub fn refresh_mtu(&self) {
+        if self.shared.follow {
+            self.shared.read_mtu();
+        }
     }
 
     /// This gateway's public key.
     pub fn public_key(&self) -> PublicKey {
-        self.shared.identity.public()
+        self.shared.identity.load().public()
     }
 
     /// The TUN device.
@@ -263,6 +337,10 @@ impl Engine {
     /// The answer is which peers were left out; all others were applied.
     pub fn set_peers(&self, wanted: &[PeerConfig]) -> Vec<Refused> {
         let mut registry = self.registry();
+        self.apply(&mut registry, wanted, false)
+    }
+
+    fn apply(&self, registry: &mut Registry, wanted: &[PeerConfig], anew: bool) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut ids = BTreeSet::new();
         let mut next: BTreeMap<PublicKey, (Arc<Peer>, Vec<IpNet>)> = BTreeMap::new();
@@ -273,7 +351,7 @@ impl Engine {
             } else if ids.contains(config.id.as_str()) {
                 Err(RefusedReason::DuplicateId)
             } else {
-                self.admit(&mut registry, config)
+                self.admit(registry, config, anew)
             };
             match peer {
                 Ok((peer, new)) => {
@@ -312,27 +390,27 @@ impl Engine {
         &self,
         registry: &mut Registry,
         config: &PeerConfig,
+        anew: bool,
     ) -> Result<(Arc<Peer>, bool), RefusedReason> {
         if config.public_key == self.public_key() {
             return Err(RefusedReason::OwnKey);
         }
-        if let Some(peer) = registry
-            .peers
-            .get(&config.public_key)
-            .filter(|peer| peer.matches(config))
-        {
+        let known = registry.peers.get(&config.public_key).cloned();
+        if let Some(peer) = known.as_ref().filter(|peer| !anew && peer.matches(config)) {
             peer.reconfigure(config);
             return Ok((Arc::clone(peer), false));
         }
-        if !self.shared.identity.accepts(&config.public_key) {
+        let identity = self.shared.identity.load();
+        if !identity.accepts(&config.public_key) {
             return Err(RefusedReason::WeakKey);
         }
         let index = registry.index().ok_or(RefusedReason::TooMany)?;
-        let tunnel = self
-            .shared
-            .identity
-            .tunnel(&config.public_key, config.preshared.as_ref(), index);
-        Ok((Arc::new(Peer::new(config, index, tunnel)), true))
+        let tunnel = identity.tunnel(&config.public_key, config.preshared.as_ref(), index);
+        let peer = match known {
+            Some(peer) => peer.successor(config, index, tunnel),
+            None => Peer::new(config, index, tunnel),
+        };
+        Ok((Arc::new(peer), true))
     }
 
     /// What the engine and its peers have done so far.
@@ -350,7 +428,7 @@ impl Engine {
             tun_tcp: tun.tso,
             tun_udp: tun.uso,
             tun_join: tun.tso && self.shared.joining.load(Ordering::Relaxed),
-            udp_segmentation: self.shared.udp.segmentation(),
+            udp_segmentation: self.shared.udp.load().segmentation(),
         };
         EngineStatus {
             peers,
@@ -374,6 +452,16 @@ impl Engine {
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bind(address: Option<IpAddr>, port: u16, fwmark: u32, offload: bool) -> Result<Udp, EngineError> {
+    Udp::bind(address, port, fwmark, offload).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            EngineError::PortInUse { port }
+        } else {
+            EngineError::Socket { port, source }
+        }
+    })
 }
 
 impl Drop for Engine {

@@ -25,7 +25,8 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
     let mut inbox = Inbox::new();
     let mut opened = Opened::new();
     while !shared.stopping() {
-        match shared.udp.receive(&mut inbox) {
+        let udp = shared.udp.load();
+        match udp.receive(&mut inbox) {
             Ok(count) => {
                 for index in 0..count {
                     let (run, bytes) = inbox.run(index);
@@ -39,7 +40,8 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                wait_readable(&shared.udp, &shared.wake)?;
+                wait_readable([&**udp, &shared.wake, &shared.moved])?;
+                shared.took_move();
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
@@ -134,7 +136,7 @@ impl Opened {
                     }
                 }
                 Err(cause) => {
-                    peer.drops.add(cause, 1);
+                    peer.counters.drops.add(cause, 1);
                     if cause == DropCause::InInnerMalformed {
                         bytes += datagram.len() as u64;
                     }
@@ -144,9 +146,9 @@ impl Opened {
         if bytes > 0 {
             // Something was authentic, so this is where the peer is.
             peer.roam(&mut state, from);
-            peer.rx.add(bytes, 0);
+            peer.counters.rx.add(bytes, 0);
             if !peer.is_up() {
-                peer.settle(&mut state, &shared.udp, &mut self.scratch);
+                peer.settle(&mut state, &shared.udp.load(), &mut self.scratch);
             }
         }
     }
@@ -161,7 +163,7 @@ impl Opened {
                     true
                 }
                 Err(cause) => {
-                    peer.drops.add(cause, 1);
+                    peer.counters.drops.add(cause, 1);
                     false
                 }
             }
@@ -218,7 +220,7 @@ impl Opened {
                 }
             }
         }
-        peer.rx.add(0, delivered);
+        peer.counters.rx.add(0, delivered);
         Ok(())
     }
 }
@@ -267,6 +269,6 @@ fn write(shared: &Shared, vector: &[IoSlice<'_>]) -> Result<Result<(), Errno>, F
 }
 
 fn write_failed(peer: &Peer, packets: u64, errno: Errno) {
-    peer.drops.add(DropCause::InWriteFailed, packets);
+    peer.counters.drops.add(DropCause::InWriteFailed, packets);
     tracing::debug!(peer = peer.id, error = %errno, "not written to the TUN device");
 }

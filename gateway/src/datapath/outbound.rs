@@ -47,7 +47,7 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
                 outgoing.flush(shared);
-                wait_readable(&shared.tun, &shared.wake)?;
+                wait_readable([&shared.tun, &shared.wake])?;
             }
             Err(errno) => return Err(Fault::tun("read from", &shared.tun, errno)),
         }
@@ -69,18 +69,19 @@ fn forward(shared: &Shared, outgoing: &mut Outgoing, vnet: &[u8], buffer: &mut [
         Some(Prepared::Split(split)) => Packets::Many(split),
         None => return dropped(DropCause::OutMalformed),
     };
-    if packets.longest() > shared.mtu {
+    let mtu = shared.mtu_for(packets.longest());
+    if packets.longest() > mtu {
         return dropped(DropCause::OutTooBig);
     }
     let table = shared.table.load();
     let Some(peer) = table.route(header.destination, &buffer[..len]) else {
         return dropped(DropCause::OutNoRoute);
     };
-    if let Some(mut state) = outgoing.admit(shared, peer, packet::ecn(buffer), &packets) {
+    if let Some(mut state) = outgoing.admit(shared, peer, packet::ecn(buffer), &packets, mtu) {
         while let Some(range) = packets.next(buffer) {
-            padded(buffer, range, shared.mtu, |packet| {
+            padded(buffer, range, mtu, |packet| {
                 if !outgoing.seal(&mut state, packet) {
-                    peer.drops.add(DropCause::OutTooBig, 1);
+                    peer.counters.drops.add(DropCause::OutTooBig, 1);
                 }
             });
         }
@@ -88,7 +89,7 @@ fn forward(shared: &Shared, outgoing: &mut Outgoing, vnet: &[u8], buffer: &mut [
         let mut state = peer.lock();
         let mut wanted = false;
         while let Some(range) = packets.next(buffer) {
-            padded(buffer, range, shared.mtu, |packet| {
+            padded(buffer, range, mtu, |packet| {
                 wanted |= peer.enqueue(&mut state, packet)
             });
         }
@@ -177,11 +178,12 @@ impl Outgoing {
         peer: &'a Arc<Peer>,
         ecn: u8,
         packets: &Packets,
+        mtu: usize,
     ) -> Option<MutexGuard<'a, State>> {
         let longest = packets
             .longest()
             .next_multiple_of(PADDING)
-            .min(shared.mtu.max(packets.longest()))
+            .min(mtu.max(packets.longest()))
             + DATA_OVERHEAD;
         loop {
             let state = peer.lock();
@@ -227,12 +229,13 @@ impl Outgoing {
             return;
         };
         let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
+        let udp = shared.udp.load();
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
             let packets = part.len().div_ceil(self.segment) as u64;
-            match shared.udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {
+            match udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {
                 Ok(()) => peer.count_sent(part.len() as u64, packets),
                 Err(error) => {
-                    peer.drops.add(DropCause::OutSendFailed, packets);
+                    peer.counters.drops.add(DropCause::OutSendFailed, packets);
                     tracing::debug!(peer = peer.id, %to, %error, "run not sent");
                 }
             }

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{DropCause, PeerConfig, PeerStatus};
-use super::counters::{Drops, Traffic};
+use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
 use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel};
 use super::table::Slot;
@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// one would lapse at 180 s. The responder steps in only where the initiator has failed to.
 const REKEY_INITIATOR: Duration = Duration::from_secs(120);
 const REKEY_RESPONDER: Duration = Duration::from_secs(150);
+/// Two sessions are further apart than this: handshakes within 5 s of another are not begun.
+const SAME_SESSION: Duration = Duration::from_secs(1);
 
 /// A peer. Its lock is held over one run of packets at most, and never together with another peer's.
 pub(super) struct Peer {
@@ -39,9 +41,7 @@ pub(super) struct Peer {
     wanted: AtomicBool,
     /// Whether one send may carry several datagrams to this endpoint.
     pub(super) batch: AtomicBool,
-    pub(super) rx: Traffic,
-    pub(super) tx: Traffic,
-    pub(super) drops: Drops,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// What the peer's lock guards.
@@ -57,6 +57,8 @@ pub(super) struct State {
     attempts: u32,
     last_initiation: Option<Instant>,
     last_sent: Instant,
+    /// When the newest session was made.
+    handshake: Option<Instant>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -85,15 +87,25 @@ impl Peer {
                 attempts: 0,
                 last_initiation: None,
                 last_sent: Instant::now(),
+                handshake: None,
             }),
             up: AtomicBool::new(false),
             sent: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             batch: AtomicBool::new(true),
-            rx: Traffic::default(),
-            tx: Traffic::default(),
-            drops: Drops::default(),
+            counters: Arc::default(),
         }
+    }
+
+    /// The same peer with other keys or another name: it goes on where this one was, and goes on counting.
+    pub(super) fn successor(&self, config: &PeerConfig, index: u32, tunnel: Box<dyn Tunnel>) -> Self {
+        let mut next = Self::new(config, index, tunnel);
+        next.counters = Arc::clone(&self.counters);
+        let state = self.lock();
+        let new = next.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (new.endpoint, new.handshake) = (state.endpoint, state.handshake);
+        drop(state);
+        next
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -130,7 +142,7 @@ impl Peer {
 
     /// Notes that a run was sent.
     pub(super) fn count_sent(&self, bytes: u64, packets: u64) {
-        self.tx.add(bytes, packets);
+        self.counters.tx.add(bytes, packets);
         if !self.sent.load(Ordering::Relaxed) {
             self.sent.store(true, Ordering::Relaxed);
         }
@@ -139,12 +151,21 @@ impl Peer {
     /// Keeps a (padded) packet until a session stands. True: somebody must start one.
     pub(super) fn enqueue(&self, state: &mut State, packet: &[u8]) -> bool {
         if state.queued + packet.len() > QUEUE_BYTES {
-            self.drops.add(DropCause::OutQueueFull, 1);
+            self.counters.drops.add(DropCause::OutQueueFull, 1);
         } else {
             state.queued += packet.len();
             state.queue.push_back(packet.to_vec());
         }
         !self.wanted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Sends to this address from now on, until the peer proves that it is at another.
+    pub(super) fn redirect(&self, to: SocketAddr) {
+        let mut state = self.lock();
+        if state.endpoint != Some(to) {
+            state.endpoint = Some(to);
+            self.batch.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Follows an authenticated message.
@@ -171,6 +192,14 @@ impl Peer {
         }
         if !up {
             return;
+        }
+        // boringtun tells an age, by a clock that it reads at times of its own.
+        if let Some(age) = state.tunnel.age()
+            && state
+                .handshake
+                .is_none_or(|known| known.elapsed().abs_diff(age) > SAME_SESSION)
+        {
+            state.handshake = Instant::now().checked_sub(age);
         }
         while let Some(packet) = state.queue.pop_front() {
             state.queued -= packet.len();
@@ -205,7 +234,7 @@ impl Peer {
         match state.tunnel.handshake(message, scratch) {
             Ok(answer) => {
                 if answer.authentic {
-                    self.rx.add(message.len() as u64, 0);
+                    self.counters.rx.add(message.len() as u64, 0);
                     self.roam(&mut state, from);
                     state.attempts = 0;
                     // The peer is at it: leave it the time to finish before trying ourselves.
@@ -222,7 +251,7 @@ impl Peer {
                 }
                 self.settle(&mut state, udp, scratch);
             }
-            Err(cause) => self.drops.add(cause, 1),
+            Err(cause) => self.counters.drops.add(cause, 1),
         }
     }
 
@@ -242,7 +271,7 @@ impl Peer {
                 let lost = state.queue.len() as u64;
                 (state.queued, state.queue) = (0, VecDeque::new());
                 if lost > 0 {
-                    self.drops.add(DropCause::OutQueueFull, lost);
+                    self.counters.drops.add(DropCause::OutQueueFull, lost);
                 }
             }
             Tick::Idle => {}
@@ -321,7 +350,7 @@ impl Peer {
             }
         }
         if sent == 0 {
-            self.drops.add(DropCause::OutSendFailed, 1);
+            self.counters.drops.add(DropCause::OutSendFailed, 1);
         } else {
             self.count_sent(sent * message.len() as u64, 0);
         }
@@ -337,29 +366,27 @@ impl Peer {
 
     /// Counts datagrams that the kernel did not take.
     pub(super) fn send_failed(&self, to: SocketAddr, error: &std::io::Error) {
-        self.drops.add(DropCause::OutSendFailed, 1);
+        self.counters.drops.add(DropCause::OutSendFailed, 1);
         tracing::debug!(peer = self.id, %to, %error, "datagram not sent");
     }
 
     pub(super) fn status(&self) -> PeerStatus {
-        let (endpoint, last_handshake) = {
+        let (endpoint, established, handshake) = {
             let state = self.lock();
-            (
-                state.endpoint,
-                state.tunnel.established().then(|| state.tunnel.age()).flatten(),
-            )
+            (state.endpoint, state.tunnel.established(), state.handshake)
         };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         PeerStatus {
             id: self.id.clone(),
             public_key: self.public_key,
             endpoint,
-            last_handshake,
-            rx_bytes: load(&self.rx.bytes),
-            tx_bytes: load(&self.tx.bytes),
-            rx_packets: load(&self.rx.packets),
-            tx_packets: load(&self.tx.packets),
-            drops: self.drops.snapshot(),
+            established,
+            last_handshake: handshake.map(|time| time.elapsed()),
+            rx_bytes: load(&self.counters.rx.bytes),
+            tx_bytes: load(&self.counters.tx.bytes),
+            rx_packets: load(&self.counters.rx.packets),
+            tx_packets: load(&self.counters.tx.packets),
+            drops: self.counters.drops.snapshot(),
         }
     }
 }

@@ -106,6 +106,11 @@ impl Udp {
         Ok(udp)
     }
 
+    /// Marks outgoing datagrams from now on; 0 for none.
+    pub(super) fn set_mark(&self, fwmark: u32) -> io::Result<()> {
+        self.socket.set_mark(fwmark)
+    }
+
     fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
         // SAFETY: the option's value is one int, which outlives the call.
         let result = unsafe {
