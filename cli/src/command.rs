@@ -1,7 +1,8 @@
 //! The tree of subcommands.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Plan(strait_route_agent::PlanArgs),
     /// Hold the tunnels to the other clusters' gateways (on each gateway node)
     Gateway(strait_gateway::Args),
+    /// Run one WireGuard interface in user space, configured with `wg`
+    Wireguard(strait_gateway::wireguard::WireguardArgs),
     /// Mirror records between this cluster and the broker, and run exports and imports (Deployment)
     Agent(AgentArgs),
     /// Run the broker, or administrate it
@@ -91,6 +94,18 @@ impl Command {
     }
 }
 
+/// The arguments as the tree wants them: by the name `strait-wireguard` (a link, for what starts a program with
+/// the interface as its only argument) the program is `strait wireguard`.
+pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut given = given.into_iter();
+    let name = given.next().unwrap_or_default();
+    let role = Path::new(&name)
+        .file_name()
+        .is_some_and(|name| name == "strait-wireguard")
+        .then(|| OsString::from("wireguard"));
+    [name].into_iter().chain(role).chain(given).collect()
+}
+
 /// Runs the chosen role to its end.
 pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     if command.only_prints() {
@@ -104,6 +119,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
             strait_gateway::run(args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Wireguard(args) => strait_gateway::wireguard::run(args),
         Command::Agent(args) => agent::run(args),
         Command::Broker(args) => strait_broker::run(*args),
         Command::Join(args) => strait_broker::run_join(args),
@@ -141,6 +157,20 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_of_a_link_chooses_the_role() {
+        let command = |given: &[&str]| {
+            let arguments = arguments(given.iter().map(OsString::from));
+            Cli::parse_from(arguments).command
+        };
+        for given in [
+            &["/usr/bin/strait-wireguard", "wg0"][..],
+            &["strait", "wireguard", "wg0"],
+        ] {
+            assert!(matches!(command(given), Command::Wireguard(_)), "{given:?}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = command::Cli::parse();
+    let cli = command::Cli::parse_from(command::arguments(std::env::args_os()));
     logging::start(&cli.log);
     match command::dispatch(cli.command) {
         Ok(code) => code,

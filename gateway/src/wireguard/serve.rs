@@ -1,0 +1,316 @@
+//! The process behind an interface: its engine, its configuration socket, its end.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use strait_daemon::Shutdown;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::args::WireguardArgs;
+use super::background;
+use super::interface::Interface;
+use super::uapi::{self, BadRequest, PeerReport, Report, Request};
+use crate::datapath::{Engine, EngineConfig, EngineError, PrivateKey, Refused};
+
+/// The longest request: some 100,000 peers.
+const REQUEST_MAX: usize = 64 << 20;
+/// A client that is silent for longer is left.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clients at a time.
+const CLIENTS: usize = 32;
+/// How often the device, the socket's file and the engine's health are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs an interface until it is deleted, its socket is removed, or a signal ends it.
+///
+/// # Errors
+/// If the interface or its socket cannot be made, or the data path breaks.
+pub fn run(args: WireguardArgs) -> Result<ExitCode> {
+    if !args.foreground {
+        return background::start(&args);
+    }
+    background::detach()?;
+    let mut config = EngineConfig::new(PrivateKey::generate()?);
+    config.listen_port = 0;
+    config.tun_name.clone_from(&args.interface);
+    config.mtu = args.mtu;
+    config.offload = !args.no_offload;
+    config.external = true;
+    let engine = Engine::start(&config)?;
+    let service = Arc::new(Service {
+        engine,
+        interface: Mutex::default(),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(live(&args, service))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    let (listener, socket) = SocketFile::bind(&args.socket_directory, &args.interface)?;
+    let clients = Arc::new(Semaphore::new(CLIENTS));
+    tracing::info!(
+        interface = args.interface,
+        socket = %socket.path.display(),
+        port = service.engine.port(),
+        "ready: configure it with wg"
+    );
+    background::ready()?;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return Ok(()),
+            client = listener.accept() => {
+                let (stream, _) = client.context("cannot take clients of the configuration socket")?;
+                let Ok(place) = Arc::clone(&clients).try_acquire_owned() else {
+                    tracing::warn!("more than {CLIENTS} clients at the configuration socket: one was sent away");
+                    continue;
+                };
+                let service = Arc::clone(&service);
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &service).await {
+                        tracing::debug!(%error, "a client of the configuration socket was left");
+                    }
+                    drop(place);
+                });
+            }
+            _ = look.tick() => {
+                if let Some(fault) = service.engine.fault() {
+                    if service.engine.tun().mtu().is_err() {
+                        tracing::info!(interface = args.interface, "the interface was deleted: stopping");
+                        return Ok(());
+                    }
+                    bail!("interface {}: {fault}", args.interface);
+                }
+                if !socket.is_ours() {
+                    tracing::info!(socket = %socket.path.display(), "the socket was removed: stopping");
+                    return Ok(());
+                }
+                service.engine.refresh_mtu();
+            }
+        }
+    }
+}
+
+/// The socket's file; removed at the end, if it is still this one.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn bind(folder: &Path, interface: &str) -> Result<(UnixListener, Self)> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .with_context(|| format!("cannot make the folder {} for the socket", folder.display()))?;
+        let path = folder.join(format!("{interface}.sock"));
+        let failed = || format!("cannot open the configuration socket {}", path.display());
+        if std::fs::symlink_metadata(&path).is_ok() {
+            if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+                bail!(
+                    "the socket {} is served by another process: stop it, or choose another name",
+                    path.display()
+                );
+            }
+            // Left behind by one that was killed.
+            std::fs::remove_file(&path).with_context(failed)?;
+        }
+        // Whoever can connect can read the private key.
+        let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let listener = UnixListener::bind(&path);
+        rustix::process::umask(before);
+        let listener = listener.with_context(failed)?;
+        let identity = identity(&path).with_context(failed)?;
+        Ok((listener, Self { path, identity }))
+    }
+
+    fn is_ours(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.identity)
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_ours()
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(socket = %self.path.display(), %error, "the socket's file stays behind");
+        }
+    }
+}
+
+/// An engine and its configuration.
+struct Service {
+    engine: Engine,
+    interface: Mutex<Interface>,
+}
+
+/// Answers one client until it goes.
+async fn serve(mut stream: UnixStream, service: &Service) -> io::Result<()> {
+    // Requests hold keys, so the buffer never grows by itself: a copy would be left behind.
+    let mut buffer = Zeroizing::new(Vec::with_capacity(64 << 10));
+    loop {
+        let Some(end) = timeout(PATIENCE, read_request(&mut stream, &mut buffer)).await?? else {
+            return Ok(());
+        };
+        let answer = service.answer(&buffer[..end]);
+        timeout(PATIENCE, stream.write_all(answer.as_bytes())).await??;
+        buffer[..end].zeroize();
+        buffer.drain(..end);
+    }
+}
+
+/// Reads until an empty line; the length up to it. None if the client is done.
+async fn read_request(stream: &mut UnixStream, buffer: &mut Zeroizing<Vec<u8>>) -> io::Result<Option<usize>> {
+    let mut searched = 0;
+    loop {
+        if let Some(found) = buffer[searched..].windows(2).position(|pair| pair == b"\n\n") {
+            return Ok(Some(searched + found + 2));
+        }
+        searched = buffer.len().saturating_sub(1);
+        if buffer.len() == buffer.capacity() {
+            if buffer.len() >= REQUEST_MAX {
+                return Err(io::Error::other(format!(
+                    "a request of more than {REQUEST_MAX} bytes"
+                )));
+            }
+            let mut larger = Zeroizing::new(Vec::with_capacity(buffer.capacity() * 2));
+            larger.extend_from_slice(buffer);
+            *buffer = larger;
+        }
+        if stream.read_buf(&mut **buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+impl Service {
+    fn answer(&self, request: &[u8]) -> Zeroizing<String> {
+        let scope = |name: &str| {
+            let socket = rustix::net::socket(
+                rustix::net::AddressFamily::INET6,
+                rustix::net::SocketType::DGRAM,
+                None,
+            )
+            .ok()?;
+            rustix::net::netdevice::name_to_index(socket, name).ok()
+        };
+        let done = match uapi::parse(request, &scope) {
+            Ok(Request::Get) => return self.report(),
+            Ok(Request::Set(changes)) => self.set(changes),
+            Err(error) => Err(Failure::Request(error)),
+        };
+        let number = match &done {
+            Ok(()) => 0,
+            Err(failure) => {
+                tracing::warn!("configuration refused: {failure}");
+                -failure.errno().raw_os_error()
+            }
+        };
+        Zeroizing::new(format!("errno={number}\n\n"))
+    }
+
+    fn set(&self, changes: Vec<uapi::Change>) -> Result<(), Failure> {
+        let mut interface = self.interface.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = interface.clone();
+        let effects = next.apply(changes);
+        // What can fail comes first, so that a refusal changes nothing.
+        if let Some(port) = effects.listen {
+            self.engine.listen(port).map_err(Failure::Listen)?;
+        }
+        if effects.fwmark {
+            self.engine.set_fwmark(next.fwmark).map_err(Failure::Fwmark)?;
+        }
+        let peers = next.engine_peers();
+        let refused = match (&next.private_key, effects.key) {
+            (Some(key), true) => self.engine.set_private_key(key, &peers),
+            _ => self.engine.set_peers(&peers),
+        };
+        for Refused { id, reason } in refused {
+            tracing::warn!(peer = id, "left out: {reason}");
+        }
+        for (peer, endpoint) in effects.endpoints {
+            self.engine.redirect(&peer, endpoint);
+        }
+        *interface = next;
+        Ok(())
+    }
+
+    fn report(&self) -> Zeroizing<String> {
+        let interface = self.interface.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = self.engine.status();
+        let status: BTreeMap<_, _> = status.peers.iter().map(|peer| (peer.public_key, peer)).collect();
+        let now = SystemTime::now();
+        let peers = interface.peers.iter().map(|(key, peer)| {
+            let done = status.get(key);
+            PeerReport {
+                public_key: *key,
+                preshared: peer.preshared.as_ref(),
+                endpoint: done.and_then(|done| done.endpoint).or(peer.endpoint),
+                last_handshake: done
+                    .and_then(|done| done.last_handshake)
+                    .and_then(|age| now.checked_sub(age)),
+                tx_bytes: done.map_or(0, |done| done.tx_bytes),
+                rx_bytes: done.map_or(0, |done| done.rx_bytes),
+                keepalive: peer.keepalive,
+                allowed: peer.allowed.iter().copied().collect(),
+            }
+        });
+        uapi::report(&Report {
+            private_key: interface.private_key.as_ref(),
+            listen_port: self.engine.port(),
+            fwmark: interface.fwmark,
+            peers: peers.collect(),
+        })
+    }
+}
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Request(BadRequest),
+    #[error(transparent)]
+    Listen(EngineError),
+    #[error("cannot mark outgoing datagrams: {0} (it needs CAP_NET_ADMIN)")]
+    Fwmark(io::Error),
+}
+
+impl Failure {
+    fn errno(&self) -> Errno {
+        match self {
+            Failure::Request(_) => Errno::INVAL,
+            Failure::Listen(EngineError::PortInUse { .. }) => Errno::ADDRINUSE,
+            Failure::Listen(EngineError::Socket { source, .. }) | Failure::Fwmark(source) => {
+                Errno::from_io_error(source).unwrap_or(Errno::IO)
+            }
+            Failure::Listen(_) => Errno::IO,
+        }
+    }
+}
