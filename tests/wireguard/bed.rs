@@ -1,0 +1,388 @@
+//! Two network namespaces with a wire between them, and a WireGuard process in each.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use strait_gateway::datapath::PrivateKey;
+use strait_linux::link::{Links, VethEnd};
+use strait_linux::mounts::{Cover, Mounts};
+use strait_linux::netns::Netns;
+use strait_linux::userns;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of a stream: several times what all buffers hold.
+const STREAM: usize = 16 << 20;
+
+/// Moves this process where it may make network devices, and nothing else of the machine can be touched.
+pub(crate) fn enter_namespaces() {
+    if !userns::is_root() {
+        userns::become_root().unwrap_or_else(|error| panic!("{error}"));
+    }
+    let network = Netns::new().unwrap_or_else(|error| panic!("{error}"));
+    network.enter().unwrap();
+}
+
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A private key, in hexadecimal.
+pub(crate) fn key(number: u8) -> String {
+    hex(&[number; 32])
+}
+
+/// The public key of [`key`].
+pub(crate) fn public(number: u8) -> String {
+    hex(&PrivateKey::from_bytes([number; 32]).public().0)
+}
+
+/// What runs an interface.
+#[derive(Clone, Copy)]
+pub(crate) enum Driver {
+    Strait,
+    Other(&'static str),
+}
+
+/// The wire, with its two ends.
+pub(crate) struct Bed {
+    ends: [Netns; 2],
+    /// With a `/run` of their own.
+    mounts: Mounts,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let ends = [Netns::new().unwrap(), Netns::new().unwrap()];
+        let end = |number: usize| VethEnd {
+            name: "wire",
+            namespace: Some(&ends[number]),
+            ..VethEnd::default()
+        };
+        Links::open().unwrap().add_veth(&end(0), &end(1)).unwrap();
+        for (number, namespace) in (1..).zip(&ends) {
+            let links = Links::open_in(namespace).unwrap();
+            links.set_up("lo").unwrap();
+            links.set_up("wire").unwrap();
+            let address = format!("192.0.2.{number}/24").parse().unwrap();
+            links.add_address("wire", address).unwrap();
+        }
+        let mounts = Mounts::covered(&[Cover::Empty("/run".into())]).unwrap();
+        Self { ends, mounts }
+    }
+
+    /// The program under test, at an end of the wire.
+    pub(crate) fn bare(&self, number: usize) -> Command {
+        self.at(number, Command::new(env!("CARGO_BIN_EXE_strait")))
+    }
+
+    fn at(&self, number: usize, mut command: Command) -> Command {
+        self.ends[number - 1].attach(&mut command);
+        self.mounts.attach(&mut command);
+        command.env("LOG_LEVEL", "error");
+        command
+    }
+
+    /// The command that makes an interface.
+    pub(crate) fn command(
+        &self,
+        number: usize,
+        driver: Driver,
+        interface: &str,
+        foreground: bool,
+    ) -> Command {
+        let foreground = foreground.then_some("-f");
+        match driver {
+            Driver::Strait => {
+                let mut command = self.bare(number);
+                command
+                    .args(["--log", "warn", "wireguard"])
+                    .args(foreground)
+                    .arg(interface);
+                command
+            }
+            Driver::Other(program) => {
+                let mut command = self.at(number, Command::new(program));
+                command.args(foreground);
+                if program.starts_with("boringtun") {
+                    command.arg("--disable-drop-privileges");
+                }
+                command.arg(interface);
+                command
+            }
+        }
+    }
+
+    /// An interface at an end of the wire, up, with addresses, its socket ready.
+    pub(crate) fn side(&self, number: usize, driver: Driver) -> Side {
+        let name = format!("wg{number}");
+        let mut command = self.command(number, driver, &name, true);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let side = Side {
+            number,
+            namespace: self.ends[number - 1].clone(),
+            process: child.id(),
+            child: Some(child),
+            name,
+        };
+        until("the interface and its socket stand", || {
+            side.has_interface() && side.socket().exists()
+        });
+        let links = Links::open_in(&side.namespace).unwrap();
+        links.set_up(&side.name).unwrap();
+        for address in [format!("10.98.0.{number}/24"), format!("fd98::{number}/64")] {
+            links.add_address(&side.name, address.parse().unwrap()).unwrap();
+        }
+        side
+    }
+
+    /// An interface that was started in the background.
+    pub(crate) fn adopt(&self, number: usize, name: &str) -> Side {
+        let process = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok())
+            .find(|process| {
+                let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+                let mut words = line.split(|&byte| byte == 0);
+                words.next() == Some(env!("CARGO_BIN_EXE_strait").as_bytes())
+                    && words.any(|word| word == name.as_bytes())
+            });
+        Side {
+            number,
+            namespace: self.ends[number - 1].clone(),
+            process: process.expect("the process in the background"),
+            child: None,
+            name: name.to_owned(),
+        }
+    }
+
+    /// Takes a UDP port at an end of the wire.
+    pub(crate) fn take_port(&self, number: usize, port: u16) -> UdpSocket {
+        self.ends[number - 1]
+            .run(|| UdpSocket::bind(("::", port)).unwrap())
+            .unwrap()
+    }
+}
+
+/// One end: a process and its interface. The process ends with it.
+pub(crate) struct Side {
+    number: usize,
+    namespace: Netns,
+    process: u32,
+    child: Option<Child>,
+    name: String,
+}
+
+impl Side {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where this side is on the wire.
+    pub(crate) fn underlay(&self, port: u16) -> String {
+        format!("192.0.2.{}:{port}", self.number)
+    }
+
+    /// The configuration socket, as this process can reach it.
+    pub(crate) fn socket(&self) -> PathBuf {
+        format!("/proc/{}/root/run/wireguard/{}.sock", self.process, self.name).into()
+    }
+
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// The answer to a request.
+    pub(crate) fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        while !answer.ends_with(b"\n\n") {
+            let len = stream.read(&mut buffer).unwrap();
+            assert!(
+                len > 0,
+                "the answer ends early: {}",
+                String::from_utf8_lossy(&answer)
+            );
+            answer.extend_from_slice(&buffer[..len]);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    pub(crate) fn set(&self, lines: &str) {
+        assert_eq!(self.ask(&format!("set=1\n{lines}\n")), "errno=0\n\n", "{lines}");
+    }
+
+    pub(crate) fn get(&self) -> String {
+        self.ask("get=1\n\n")
+    }
+
+    pub(crate) fn values(&self, key: &str) -> Vec<String> {
+        self.get()
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.to_owned()))
+            .collect()
+    }
+
+    /// The value of a key that stands once.
+    pub(crate) fn value(&self, key: &str) -> String {
+        let values = self.values(key);
+        assert_eq!(values.len(), 1, "{key}: {}", self.get());
+        values.into_iter().next().unwrap()
+    }
+
+    pub(crate) fn set_mtu(&self, mtu: u32) {
+        Links::open_in(&self.namespace)
+            .unwrap()
+            .set_mtu(&self.name, mtu)
+            .unwrap();
+    }
+
+    pub(crate) fn has_interface(&self) -> bool {
+        let links = Links::open_in(&self.namespace).unwrap();
+        links.find(&self.name).unwrap().is_some()
+    }
+
+    pub(crate) fn delete_interface(&self) {
+        Links::open_in(&self.namespace)
+            .unwrap()
+            .remove(&self.name)
+            .unwrap();
+    }
+
+    pub(crate) fn alive(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.process)).unwrap_or_default();
+        !status.is_empty() && !status.contains(") Z ")
+    }
+
+    pub(crate) fn terminate(&self) {
+        signal(self.process, rustix::process::Signal::TERM);
+    }
+
+    pub(crate) fn kill(&self) {
+        signal(self.process, rustix::process::Signal::KILL);
+    }
+
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        self.child.take().expect("a process of ours").wait().unwrap()
+    }
+
+    fn address(&self) -> IpAddr {
+        Ipv4Addr::new(10, 98, 0, self.number as u8).into()
+    }
+
+    fn udp(&self) -> UdpSocket {
+        let address = self.address();
+        let socket = self
+            .namespace
+            .run(move || UdpSocket::bind((address, 0)).unwrap())
+            .unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// Sends a packet that must not arrive: others take a few hundredths of this time.
+    pub(crate) fn lost(&self, to: &Side, payload: &[u8]) {
+        let (from, at) = (self.udp(), to.udp());
+        at.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // The kernel may say that there is no way; so much the better.
+        let _: Result<usize, _> = from.send_to(payload, at.local_addr().unwrap());
+        let mut buffer = [0; 64];
+        let arrived = at.recv_from(&mut buffer);
+        assert!(arrived.is_err(), "{} arrived", String::from_utf8_lossy(payload));
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if self.alive() {
+            self.kill();
+        }
+        if let Some(child) = &mut self.child {
+            // It has been killed.
+            let _: Result<_, _> = child.wait();
+        }
+    }
+}
+
+fn signal(process: u32, signal: rustix::process::Signal) {
+    let process = rustix::process::Pid::from_raw(process.cast_signed()).unwrap();
+    rustix::process::kill_process(process, signal).unwrap();
+}
+
+/// Sends a packet until it has arrived, and looks at what arrived.
+pub(crate) fn exchange(from: &Side, to: &Side, payload: &[u8]) {
+    let (sender, receiver) = (from.udp(), to.udp());
+    receiver
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let mut buffer = [0; 8192];
+    let start = Instant::now();
+    loop {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} bytes from {} to {} did not arrive",
+            payload.len(),
+            from.name,
+            to.name
+        );
+        // Refused while the far interface has just changed.
+        let _: Result<usize, _> = sender.send_to(payload, receiver.local_addr().unwrap());
+        if let Ok((len, source)) = receiver.recv_from(&mut buffer) {
+            assert_eq!((&buffer[..len], source), (payload, sender.local_addr().unwrap()));
+            return;
+        }
+    }
+}
+
+/// Sends a stream of bytes and looks at every one.
+pub(crate) fn stream(from: &Side, to: &Side) {
+    let pattern = |at: usize| (at % 251) as u8;
+    let address = to.address();
+    let listener = to
+        .namespace
+        .run(move || TcpListener::bind((address, 0)).unwrap())
+        .unwrap();
+    let target: SocketAddr = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        let received = scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut bytes = Vec::with_capacity(STREAM);
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut stream = from
+            .namespace
+            .run(move || TcpStream::connect_timeout(&target, PATIENCE).unwrap())
+            .unwrap();
+        let bytes: Vec<u8> = (0..STREAM).map(pattern).collect();
+        stream.write_all(&bytes).unwrap();
+        drop(stream);
+        let received = received.join().unwrap();
+        assert_eq!(received.len(), STREAM);
+        assert!(received == bytes, "the bytes that arrived are others");
+    });
+}

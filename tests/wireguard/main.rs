@@ -1,0 +1,274 @@
+//! `strait wireguard` as its users meet it: a process, its configuration socket, its interface, and others that
+//! speak WireGuard at the far end.
+//!
+//! Without a test harness, as a user namespace can only be entered while there is one thread. `wireguard-go` and
+//! `boringtun-cli` are tried where they are installed; what is not there is named.
+
+#![allow(clippy::unwrap_used)]
+
+mod bed;
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use bed::{Bed, Driver, Side, exchange, key, public, until};
+
+/// Fails by panic; an error says why it was not tried.
+type Scenario = fn() -> Result<(), String>;
+
+fn main() {
+    bed::enter_namespaces();
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let scenarios: &[(&str, Scenario)] = &[
+        ("it_is_configured_and_read_by_its_socket", configured),
+        ("what_changes_while_it_runs_takes_effect", changes),
+        ("a_wrong_request_changes_nothing", wrong_requests),
+        (
+            "it_starts_in_the_background_and_ends_with_its_interface",
+            background,
+        ),
+        ("what_it_cannot_have_is_named", refusals),
+        ("wireguard_go_is_understood", || interoperates("wireguard-go")),
+        ("boringtun_is_understood", || interoperates("boringtun-cli")),
+    ];
+    let (mut ran, mut skipped) = (0, 0);
+    for (name, scenario) in scenarios {
+        if filter.as_deref().is_none_or(|filter| name.contains(filter)) {
+            let start = Instant::now();
+            match scenario() {
+                Ok(()) => {
+                    println!("test {name} ... ok ({:.2?})", start.elapsed());
+                    ran += 1;
+                }
+                Err(why) => {
+                    println!("test {name} ... skipped: {why}");
+                    skipped += 1;
+                }
+            }
+        }
+    }
+    println!("\ntest result: ok. {ran} passed; {skipped} skipped");
+}
+
+/// Gives two sides each other's keys and addresses, and the first the second's endpoint.
+fn join(a: &Side, b: &Side) {
+    a.set(&format!(
+        "private_key={}\nlisten_port=5001\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.2/32\nallowed_ip=fd98::2/128\n",
+        key(1),
+        public(2),
+        b.underlay(5002),
+    ));
+    b.set(&format!(
+        "private_key={}\nlisten_port=5002\npublic_key={}\nallowed_ip=10.98.0.1/32\nallowed_ip=fd98::1/128\n",
+        key(2),
+        public(1),
+    ));
+}
+
+fn pair() -> (Bed, Side, Side) {
+    let bed = Bed::new();
+    let (a, b) = (bed.side(1, Driver::Strait), bed.side(2, Driver::Strait));
+    join(&a, &b);
+    (bed, a, b)
+}
+
+fn configured() -> Result<(), String> {
+    let (_bed, a, b) = pair();
+    assert_eq!(a.value("last_handshake_time_sec"), "0", "nothing was sent yet");
+    exchange(&a, &b, b"there");
+    exchange(&b, &a, b"and back");
+    for (side, key, far, port) in [(&a, key(1), public(2), "5001"), (&b, key(2), public(1), "5002")] {
+        assert_eq!(side.value("private_key"), key);
+        assert_eq!(side.value("public_key"), far);
+        assert_eq!(side.value("listen_port"), port);
+        assert_eq!(side.value("preshared_key"), "0".repeat(64));
+        assert_eq!(side.value("protocol_version"), "1");
+        for count in ["rx_bytes", "tx_bytes", "last_handshake_time_sec"] {
+            assert!(side.value(count).parse::<u64>().unwrap() > 0, "{count}");
+        }
+    }
+    assert_eq!(
+        b.value("endpoint"),
+        a.underlay(5001),
+        "learned from the handshake"
+    );
+    assert_eq!(a.values("allowed_ip"), ["10.98.0.2/32", "fd98::2/128"]);
+    Ok(())
+}
+
+fn changes() -> Result<(), String> {
+    let (_bed, a, b) = pair();
+    exchange(&a, &b, b"first");
+    let (far, near) = (public(2), public(1));
+    let sent = |side: &Side| side.value("tx_bytes").parse::<u64>().unwrap();
+
+    b.set("listen_port=6002\n");
+    exchange(&b, &a, b"from another port");
+    assert_eq!(a.value("endpoint"), b.underlay(6002), "it has roamed");
+    exchange(&a, &b, b"to another port");
+
+    let before = sent(&a);
+    let shared = "ab".repeat(32);
+    a.set(&format!(
+        "public_key={far}\nupdate_only=true\npreshared_key={shared}\n"
+    ));
+    b.set(&format!(
+        "public_key={near}\nupdate_only=true\npreshared_key={shared}\n"
+    ));
+    exchange(&a, &b, b"with a preshared key");
+    assert_eq!(a.value("preshared_key"), shared);
+    assert!(sent(&a) > before, "a new key does not begin the counters anew");
+
+    // Another identity: the old key's sessions end, and the far side knows nobody of the new one.
+    a.set(&format!("private_key={}\n", key(3)));
+    a.lost(&b, b"from a stranger");
+    b.set(&format!(
+        "replace_peers=true\npublic_key={}\npreshared_key={shared}\nallowed_ip=10.98.0.1/32\n",
+        public(3)
+    ));
+    exchange(&a, &b, b"a friend again");
+
+    // A prefix is one peer's: the last one named.
+    a.set(&format!("public_key={}\nallowed_ip=10.98.0.2/32\n", public(4)));
+    a.lost(&b, b"to somebody else");
+    a.set(&format!(
+        "public_key={}\nremove=true\npublic_key={far}\nallowed_ip=10.98.0.2/32\n",
+        public(4)
+    ));
+    exchange(&a, &b, b"back again");
+
+    // The interface's MTU is its owner's to choose.
+    for side in [&a, &b] {
+        side.set_mtu(4000);
+    }
+    exchange(&a, &b, &[7; 3900]);
+    a.set(&format!("private_key={}\n", "0".repeat(64)));
+    assert_eq!(a.values("private_key"), Vec::<String>::new());
+    a.lost(&b, b"without a key");
+    Ok(())
+}
+
+fn wrong_requests() -> Result<(), String> {
+    let (bed, a, b) = pair();
+    let before = a.get();
+    let taken = bed.take_port(1, 7777);
+    for (request, errno) in [
+        ("set=1\nlisten_port=7777\nfwmark=9\n\n", "-98"),
+        ("set=1\nreplace_peers=true\nnonsense=1\n\n", "-22"),
+        ("set=1\nreplace_peers=true\npublic_key=aa\n\n", "-22"),
+        ("set=2\n\n", "-22"),
+        ("\u{0}\u{1}\n\n", "-22"),
+    ] {
+        assert_eq!(a.ask(request), format!("errno={errno}\n\n"), "{request:?}");
+        assert_eq!(a.get(), before, "{request:?}");
+    }
+    drop(taken);
+    // Clients that never finish a sentence are not in the way of others.
+    let silent: Vec<_> = (0..20).map(|_| a.connect()).collect();
+    exchange(&a, &b, b"still there");
+    assert_eq!(a.value("listen_port"), "5001");
+    drop(silent);
+    Ok(())
+}
+
+fn background() -> Result<(), String> {
+    let bed = Bed::new();
+    let status = bed
+        .command(1, Driver::Strait, "wg9", false)
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let side = bed.adopt(1, "wg9");
+    side.set(&format!("private_key={}\n", key(1)));
+    assert_eq!(side.value("private_key"), key(1));
+    side.delete_interface();
+    until("the process is gone with its interface", || !side.alive());
+    assert!(!side.socket().exists(), "the socket stays behind");
+
+    // And with its socket, or a signal, the interface goes.
+    let mut side = bed.side(2, Driver::Strait);
+    std::fs::remove_file(side.socket()).unwrap();
+    until("the process is gone with its socket", || !side.alive());
+    assert!(!side.has_interface());
+    assert!(side.exit().success());
+    let mut side = bed.side(1, Driver::Strait);
+    side.terminate();
+    assert!(side.exit().success());
+    assert!(!side.has_interface() && !side.socket().exists());
+    // What a killed one left is no obstacle.
+    let mut side = bed.side(1, Driver::Strait);
+    side.kill();
+    assert!(!side.exit().success());
+    drop(bed.side(1, Driver::Strait));
+    Ok(())
+}
+
+fn refusals() -> Result<(), String> {
+    let bed = Bed::new();
+    let side = bed.side(1, Driver::Strait);
+    for (arguments, expected) in [
+        (&[side.name()][..], "is taken by another process or device"),
+        (&["a/b"], "cannot be an interface name"),
+        (&["--mtu", "500", "wg9"], "MTU 500 is out of range"),
+        (
+            &["--socket-directory", "/dev/null/x", "wg9"],
+            "cannot make the folder /dev/null/x",
+        ),
+    ] {
+        for foreground in [true, false] {
+            let mut command = bed.bare(1);
+            command
+                .arg("wireguard")
+                .args(foreground.then_some("-f"))
+                .args(arguments);
+            let output = command.stdin(Stdio::null()).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+            assert!(text.contains(expected), "{arguments:?}: {text}");
+        }
+    }
+    assert!(side.alive() && side.has_interface());
+    Ok(())
+}
+
+/// Ours and another implementation, each as initiator.
+fn interoperates(program: &'static str) -> Result<(), String> {
+    if !bed::installed(program) {
+        return Err(format!("{program} is not installed"));
+    }
+    for theirs_first in [false, true] {
+        let bed = Bed::new();
+        let (ours, theirs) = (bed.side(1, Driver::Strait), bed.side(2, Driver::Other(program)));
+        let (ours, theirs) = (&ours, &theirs);
+        if theirs_first {
+            // The one with the endpoint begins.
+            theirs.set(&format!(
+                "private_key={}\nlisten_port=5002\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.1/32\nallowed_ip=fd98::1/128\n",
+                key(2),
+                public(1),
+                ours.underlay(5001)
+            ));
+            ours.set(&format!(
+                "private_key={}\nlisten_port=5001\npublic_key={}\nallowed_ip=10.98.0.2/32\nallowed_ip=fd98::2/128\n",
+                key(1),
+                public(2)
+            ));
+            exchange(theirs, ours, b"there");
+            exchange(ours, theirs, b"and back");
+        } else {
+            join(ours, theirs);
+            exchange(ours, theirs, b"there");
+            exchange(theirs, ours, b"and back");
+        }
+        for len in [0, 1, 15, 16, 17, 1000, 1392] {
+            exchange(ours, theirs, &vec![5; len]);
+            exchange(theirs, ours, &vec![6; len]);
+        }
+        bed::stream(ours, theirs);
+        bed::stream(theirs, ours);
+    }
+    Ok(())
+}
