@@ -10,6 +10,9 @@
 //! Super packets of the TUN are cut
 //! by [`split`] and made by [`join`]. boringtun stays behind the trait in [`noise`]. Start reading at [`engine`].
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod bench;
 mod checksum;
 mod config;
 mod control;
@@ -22,6 +25,7 @@ mod inbound;
 mod join;
 mod key;
 #[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))]
 mod model;
 mod noise;
 #[cfg(test)]
