@@ -1,4 +1,4 @@
-//! `strait wireguard`: the data path alone, in place of `wireguard-go` or `boringtun-cli`.
+//! `strait wireguard`: the data path alone, in place of other drivers in user space such as `wireguard-go`.
 //!
 //! One interface, configured and read over the socket that `wg` speaks (the cross-platform interface,
 //! <https://www.wireguard.com/xplatform/>). [`uapi`] reads and writes its text, [`interface`] decides what a
