@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use strait_daemon::CommonArgs;
 
-use crate::datapath::{DEFAULT_MTU, DEFAULT_PORT};
+use crate::datapath::{DEFAULT_MTU, DEFAULT_PORT, MAX_WORKERS};
 
 /// Hold the tunnels to the other clusters' gateways
 #[derive(Debug, Clone, clap::Args)]
@@ -43,4 +43,12 @@ pub struct Args {
         value_name = "ADDR"
     )]
     pub(crate) public_address: Vec<IpAddr>,
+}
+
+/// Reads a number of workers.
+pub(crate) fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=MAX_WORKERS).contains(&number) => Ok(number),
+        _ => Err(format!("use 1 to {MAX_WORKERS}")),
+    }
 }

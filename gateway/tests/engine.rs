@@ -26,6 +26,10 @@ fn main() {
     let scenarios: &[(&str, fn())] = &[
         ("bytes_cross_in_both_families", bytes_cross_in_both_families),
         ("bytes_cross_without_offloads", bytes_cross_without_offloads),
+        (
+            "bytes_cross_with_several_workers_and_after_a_move",
+            bytes_cross_with_several_workers_and_after_a_move,
+        ),
         ("an_ipv6_underlay_works", an_ipv6_underlay_works),
         (
             "a_dead_candidate_does_not_matter",
@@ -317,6 +321,39 @@ fn bytes_cross_without_offloads() {
         !offload.tun_tcp && !offload.tun_join && !offload.udp_segmentation,
         "{offload:?}"
     );
+}
+
+fn bytes_cross_with_several_workers_and_after_a_move() {
+    let (a, b) = (Node::new(), Node::new());
+    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    let with = |key, workers| EngineConfig {
+        workers,
+        ..config(key)
+    };
+    let (engine_a, engine_b) = (a.engine(with(&key_a, 4), 1), b.engine(with(&key_b, 3), 2));
+    assert_eq!((engine_a.workers(), engine_b.workers()), (4, 3));
+    let pair = Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    };
+    pair.join(
+        &[loopback(pair.engine_a.port())],
+        &[loopback(pair.engine_b.port())],
+    );
+    transfer(&pair);
+    let before = pair.engine_a.port();
+    pair.engine_a.listen(0).unwrap();
+    assert_ne!(pair.engine_a.port(), before);
+    transfer(&pair);
+    pair.engine_a.refresh_mtu();
+    for engine in [&pair.engine_a, &pair.engine_b] {
+        assert_eq!(engine.fault(), None);
+        let drops = only(engine).drops;
+        assert!(!drops.contains_key(&DropCause::InReplay), "overtaken: {drops:?}");
+    }
 }
 
 fn bytes_cross_in_both_families() {
@@ -794,11 +831,23 @@ fn what_is_taken_is_named_and_all_vanishes_at_the_end() {
         matches!(error, EngineError::PortInUse { port } if port == engine.port()),
         "{error}"
     );
-    let same_name = config(&key);
-    let error = node
-        .run(move || Engine::start(&same_name).err().unwrap())
-        .to_string();
-    assert!(error.contains("strait-tun") && error.contains("taken"), "{error}");
+    for workers in [1, 2] {
+        let same_name = EngineConfig {
+            workers,
+            ..config(&key)
+        };
+        let error = node
+            .run(move || Engine::start(&same_name).err().unwrap())
+            .to_string();
+        assert!(error.contains("strait-tun") && error.contains("taken"), "{error}");
+    }
+    for workers in [0, 9] {
+        let wrong = EngineConfig {
+            workers,
+            ..config(&key)
+        };
+        assert!(matches!(Engine::start(&wrong), Err(EngineError::BadWorkers(count)) if count == workers));
+    }
     let small = EngineConfig {
         mtu: 1000,
         ..config(&key)

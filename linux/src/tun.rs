@@ -111,6 +111,37 @@ impl Tun {
 
     /// Opens (creates) a device and sets its MTU; it is down.
     pub fn create(options: &TunOptions) -> Result<Tun, TunError> {
+        let tun = Self::attach(options, 0)?;
+        tun.configure(options)?;
+        Ok(tun)
+    }
+
+    /// Opens (creates) a device with several queues, sets its MTU, and brings it up if `up` says so. The
+    /// kernel keeps each flow on one queue: the one that last wrote a packet of it, if there is one. A queue
+    /// whose descriptor is closed gives its flows to the others; the device vanishes with the last.
+    pub fn open_queues(options: &TunOptions, count: usize, up: bool) -> Result<Vec<Tun>, TunError> {
+        let queues = (0..count.max(1))
+            .map(|number| {
+                let flags = match (count, number) {
+                    (..=1, _) => 0,
+                    // Else this would become a queue of another process's device.
+                    (_, 0) => libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL,
+                    _ => libc::IFF_MULTI_QUEUE,
+                };
+                Self::attach(options, flags)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = queues.first() {
+            first.configure(options)?;
+            if up {
+                set_up(&first.name)?;
+            }
+        }
+        Ok(queues)
+    }
+
+    /// Makes the device or, with the flags for it, another queue of it.
+    fn attach(options: &TunOptions, queue_flags: libc::c_int) -> Result<Tun, TunError> {
         let name = options.name.clone();
         let mut request = request(&name)?;
         let mut flags = libc::O_CLOEXEC;
@@ -133,7 +164,7 @@ impl Tun {
             })?;
         let fd = OwnedFd::from(file);
 
-        let mut kind = libc::IFF_TUN | libc::IFF_NO_PI;
+        let mut kind = libc::IFF_TUN | libc::IFF_NO_PI | queue_flags;
         if options.offload {
             kind |= libc::IFF_VNET_HDR;
         }
@@ -163,10 +194,12 @@ impl Tun {
                 offload.tso = true;
             }
         }
-        let tun = Tun { fd, name, offload };
-        tun.set_mtu(options.mtu)?;
-        tun.set_queue_len()?;
-        Ok(tun)
+        Ok(Tun { fd, name, offload })
+    }
+
+    fn configure(&self, options: &TunOptions) -> Result<(), TunError> {
+        self.set_mtu(options.mtu)?;
+        self.set_queue_len()
     }
 
     /// The interface's name.

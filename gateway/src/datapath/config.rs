@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub offload: bool,
     /// Somebody else configures the TUN device: it is left down, and its MTU is followed.
     pub external: bool,
+    /// Pairs of packet threads, 1 to [`MAX_WORKERS`].
+    pub workers: usize,
 }
 
 impl EngineConfig {
@@ -41,6 +43,7 @@ impl EngineConfig {
             fwmark: 0,
             offload: true,
             external: false,
+            workers: 1,
         }
     }
 }
@@ -55,6 +58,8 @@ pub const DEFAULT_MTU: u32 = 1420;
 pub const MIN_MTU: u32 = 1280;
 /// The largest inner packet that still fits one datagram.
 pub const MAX_MTU: u32 = 65_440;
+/// The most pairs of packet threads.
+pub const MAX_WORKERS: usize = 8;
 
 /// One peer, as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -101,7 +101,7 @@ pub(super) fn run(shared: &Shared) {
             return;
         }
         for peer in waiting.initiations {
-            peer.initiate(&shared.udp.load(), &mut scratch, Instant::now());
+            peer.initiate(&shared.first().udp.load(), &mut scratch, Instant::now());
         }
         for message in waiting.messages {
             handle(shared, message.from, &message.bytes[..message.len], &mut scratch);
@@ -110,7 +110,7 @@ pub(super) fn run(shared: &Shared) {
         if now >= next {
             shared.identity.load().reset_rate();
             for peer in shared.table.load().peers() {
-                peer.tick(&shared.udp.load(), &mut scratch, now);
+                peer.tick(&shared.first().udp.load(), &mut scratch, now);
             }
             next = now + TICK;
         }
@@ -124,7 +124,7 @@ fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8])
         Ok(Addressee::Index(index)) => (table.by_receiver(index), DropCause::InUnknownSession),
         Ok(Addressee::Cookie(len)) => {
             shared.drops.add(DropCause::InRateLimited, 1);
-            if let Err(error) = shared.udp.load().send_one(from, &scratch[..len]) {
+            if let Err(error) = shared.first().udp.load().send_one(from, &scratch[..len]) {
                 tracing::debug!(%from, %error, "cookie not sent");
             }
             return;
@@ -135,7 +135,7 @@ fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8])
         }
     };
     match peer {
-        Some(peer) => peer.handshake(from, message, &shared.udp.load(), scratch, Instant::now()),
+        Some(peer) => peer.handshake(from, message, &shared.first().udp.load(), scratch, Instant::now()),
         None => shared.drops.add(unknown, 1),
     }
 }

@@ -1,4 +1,4 @@
-//! The engine: a TUN device, a UDP socket, three threads and a table of peers.
+//! The engine: a TUN device, a UDP port, workers with two threads each, and a table of peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,15 +14,17 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use strait_linux::tun::{Tun, TunError, TunOptions};
 
 use super::config::{
-    EngineConfig, EngineStatus, MAX_MTU, MIN_MTU, OffloadStatus, PeerConfig, Refused, RefusedReason,
+    EngineConfig, EngineStatus, MAX_MTU, MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, Refused,
+    RefusedReason,
 };
 use super::counters::Drops;
 use super::key::{PrivateKey, PublicKey};
 use super::noise::Identity;
 use super::peer::Peer;
+use super::registry::Registry;
 use super::table::{Slot, Table};
 use super::udp::Udp;
-use super::{control, inbound, outbound};
+use super::{control, inbound, outbound, steering};
 
 /// Why an engine does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,9 @@ pub enum EngineError {
     /// The MTU is out of range.
     #[error("inner MTU {0} is out of range: use {MIN_MTU} to {MAX_MTU} (1420 fits a 1500 byte network)")]
     BadMtu(u32),
+    /// The number of workers is out of range.
+    #[error("{0} workers are out of range: use 1 to {MAX_WORKERS}, and no more than there are cores")]
+    BadWorkers(usize),
     /// The TUN device.
     #[error(transparent)]
     Tun(#[from] TunError),
@@ -75,11 +80,28 @@ impl Fault {
     }
 }
 
+/// A queue of the TUN device and a socket, with a thread for each direction.
+pub(super) struct Worker {
+    pub(super) tun: Tun,
+    pub(super) udp: ArcSwap<Udp>,
+    /// Readable once there is another socket.
+    pub(super) moved: OwnedFd,
+}
+
+impl Worker {
+    /// Notes that the socket is looked up again.
+    pub(super) fn took_move(&self) {
+        let mut count = [0; 8];
+        // Nothing to read is the usual case.
+        let _: Result<usize, _> = rustix::io::read(&self.moved, &mut count);
+    }
+}
+
 /// What the threads share.
 pub(super) struct Shared {
     pub(super) identity: ArcSwap<Identity>,
-    pub(super) tun: Tun,
-    pub(super) udp: ArcSwap<Udp>,
+    /// At least one.
+    workers: Vec<Worker>,
     mtu: AtomicUsize,
     /// Whether the MTU is the TUN device's, as last read.
     follow: bool,
@@ -88,8 +110,6 @@ pub(super) struct Shared {
     pub(super) drops: Drops,
     /// Readable once the engine stops.
     pub(super) wake: OwnedFd,
-    /// Readable once there is another socket.
-    pub(super) moved: OwnedFd,
     /// Whether packets for the TUN are joined. Off for good once the kernel has refused.
     pub(super) joining: AtomicBool,
     stopping: AtomicBool,
@@ -99,6 +119,22 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The worker that handshakes and timers use.
+    pub(super) fn first(&self) -> &Worker {
+        &self.workers[0]
+    }
+
+    /// Ends every thread; false if they cannot be woken.
+    fn stop(&self) -> bool {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.control.stop();
+        let woken = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if let Err(errno) = woken {
+            tracing::error!(error = %errno, "cannot wake the data path's threads");
+        }
+        woken.is_ok()
     }
 
     /// The inner MTU, read anew if a packet of this length shows that it has been raised.
@@ -113,18 +149,11 @@ impl Shared {
 
     fn read_mtu(&self) -> usize {
         // In another network namespace the device cannot be asked; what was known last stands.
-        if let Ok(mtu) = self.tun.mtu() {
+        if let Ok(mtu) = self.first().tun.mtu() {
             self.mtu
                 .store((mtu as usize).min(MAX_MTU as usize), Ordering::Relaxed);
         }
         self.mtu.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the socket is looked up again.
-    pub(super) fn took_move(&self) {
-        let mut count = [0; 8];
-        // Nothing to read is the usual case.
-        let _: Result<usize, _> = rustix::io::read(&self.moved, &mut count);
     }
 }
 
@@ -134,32 +163,6 @@ pub(super) fn wait_readable<const N: usize>(sources: [&dyn AsFd; N]) -> Result<(
     match poll(&mut fds, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(errno) => Err(Fault(format!("cannot wait for packets: {errno}"))),
-    }
-}
-
-/// Which peers there are, and what they may send: the writers' side of [`Table`].
-struct Registry {
-    peers: BTreeMap<PublicKey, Arc<Peer>>,
-    free: BTreeSet<Slot>,
-    /// Slots below this have been used.
-    next: u32,
-    /// Upper part of the next receiver index, so that a slot's old indices stay unknown.
-    generation: u8,
-    fwmark: u32,
-}
-
-impl Registry {
-    fn index(&mut self) -> Option<u32> {
-        let slot = match self.free.pop_first() {
-            Some(slot) => u32::from(slot),
-            None if self.next <= u32::from(Slot::MAX) => {
-                self.next += 1;
-                self.next - 1
-            }
-            None => return None,
-        };
-        self.generation = self.generation.wrapping_add(1);
-        Some(u32::from(self.generation) << 16 | slot)
     }
 }
 
@@ -181,61 +184,71 @@ impl Engine {
     }
 
     fn check(config: &EngineConfig) -> Result<(), EngineError> {
-        if (MIN_MTU..=MAX_MTU).contains(&config.mtu) {
-            Ok(())
-        } else {
+        if !(MIN_MTU..=MAX_MTU).contains(&config.mtu) {
             Err(EngineError::BadMtu(config.mtu))
+        } else if !(1..=MAX_WORKERS).contains(&config.workers) {
+            Err(EngineError::BadWorkers(config.workers))
+        } else {
+            Ok(())
         }
     }
 
     /// Opens only the socket, in the caller's network namespace: the TUN device may be wanted in another.
     pub fn socket(config: &EngineConfig) -> Result<UdpSocket, EngineError> {
-        bind(config.bind, config.listen_port, config.fwmark, config.offload).map(UdpSocket)
+        Self::check(config)?;
+        bind(
+            config.bind,
+            config.listen_port,
+            config.fwmark,
+            config.offload,
+            config.workers,
+        )
+        .map(UdpSocket)
     }
 
     /// Opens the TUN device in the caller's network namespace, and starts the threads on this socket.
     pub fn start_on(config: &EngineConfig, socket: UdpSocket) -> Result<Self, EngineError> {
         Self::check(config)?;
-        let UdpSocket(udp) = socket;
+        let UdpSocket(sockets) = socket;
         let options = TunOptions {
             name: config.tun_name.clone(),
             mtu: config.mtu,
             offload: config.offload,
             nonblocking: true,
         };
-        let tun = if config.external {
-            Tun::create(&options)
-        } else {
-            Tun::open(&options)
-        }?;
+        let queues = Tun::open_queues(&options, sockets.len(), !config.external)?;
         let event = || {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| EngineError::Threads(errno.into()))
         };
+        let workers = queues
+            .into_iter()
+            .zip(sockets)
+            .map(|(tun, udp)| {
+                Ok(Worker {
+                    tun,
+                    udp: ArcSwap::from_pointee(udp),
+                    moved: event()?,
+                })
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let count = workers.len();
         let mut generation = [0];
         getrandom::fill(&mut generation).map_err(EngineError::Random)?;
         let shared = Arc::new(Shared {
             identity: ArcSwap::from_pointee(Identity::new(&config.private_key)),
-            tun,
-            udp: ArcSwap::from_pointee(udp),
+            workers,
             mtu: AtomicUsize::new(config.mtu as usize),
             follow: config.external,
             table: ArcSwap::from_pointee(Table::new(Vec::new())),
             control: control::Inbox::default(),
             drops: Drops::default(),
             wake: event()?,
-            moved: event()?,
             joining: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             fault: Mutex::new(None),
         });
-        let registry = Registry {
-            peers: BTreeMap::new(),
-            free: BTreeSet::new(),
-            next: 0,
-            generation: generation[0],
-            fwmark: config.fwmark,
-        };
+        let registry = Registry::new(count, generation[0], config.fwmark);
         let mut engine = Self {
             shared,
             registry: Mutex::new(registry),
@@ -243,9 +256,19 @@ impl Engine {
             bind: config.bind,
             offload: config.offload,
         };
-        engine.spawn("strait-out", outbound::run)?;
-        engine.spawn("strait-in", inbound::run)?;
-        engine.spawn("strait-ctl", |shared| {
+        for number in 0..count {
+            let name = |direction: &str| match count {
+                1 => format!("strait-{direction}"),
+                _ => format!("strait-{direction}-{number}"),
+            };
+            engine.spawn(name("out"), move |shared| {
+                outbound::run(shared, &shared.workers[number])
+            })?;
+            engine.spawn(name("in"), move |shared| {
+                inbound::run(shared, &shared.workers[number])
+            })?;
+        }
+        engine.spawn("strait-ctl".to_owned(), |shared| {
             control::run(shared);
             Ok(())
         })?;
@@ -254,11 +277,11 @@ impl Engine {
 
     fn spawn(
         &mut self,
-        name: &'static str,
-        body: fn(&Shared) -> Result<(), Fault>,
+        name: String,
+        body: impl FnOnce(&Shared) -> Result<(), Fault> + Send + 'static,
     ) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let report = ReportEnd {
                 shared: &shared,
                 name,
@@ -273,7 +296,7 @@ impl Engine {
 
     /// The UDP port in use.
     pub fn port(&self) -> u16 {
-        self.shared.udp.load().port().unwrap_or_default()
+        self.shared.first().udp.load().port().unwrap_or_default()
     }
 
     /// Listens on this port from now on; 0 lets the kernel choose. To be called in the network namespace
@@ -283,17 +306,27 @@ impl Engine {
         if port != 0 && port == self.port() {
             return Ok(());
         }
-        let udp = bind(self.bind, port, registry.fwmark, self.offload)?;
-        self.shared.udp.store(Arc::new(udp));
-        rustix::io::write(&self.shared.moved, &1u64.to_ne_bytes())
-            .map_err(|errno| EngineError::Threads(errno.into()))?;
+        let workers = &self.shared.workers;
+        let sockets = bind(self.bind, port, registry.fwmark, self.offload, workers.len())?;
+        if sockets.len() < workers.len() {
+            // It worked when the engine started.
+            let source = io::Error::other("the kernel no longer steers datagrams to workers");
+            return Err(EngineError::Socket { port, source });
+        }
+        for (worker, udp) in workers.iter().zip(sockets) {
+            worker.udp.store(Arc::new(udp));
+            rustix::io::write(&worker.moved, &1u64.to_ne_bytes())
+                .map_err(|errno| EngineError::Threads(errno.into()))?;
+        }
         Ok(())
     }
 
     /// Marks outgoing datagrams from now on; 0 for none.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
         let mut registry = self.registry();
-        self.shared.udp.load().set_mark(fwmark)?;
+        for worker in &self.shared.workers {
+            worker.udp.load().set_mark(fwmark)?;
+        }
         registry.fwmark = fwmark;
         Ok(())
     }
@@ -328,7 +361,12 @@ impl Engine {
 
     /// The TUN device.
     pub fn tun(&self) -> &Tun {
-        &self.shared.tun
+        &self.shared.first().tun
+    }
+
+    /// How many workers there are: as many as were asked for, or one where the kernel has no way for more.
+    pub fn workers(&self) -> usize {
+        self.shared.workers.len()
     }
 
     /// Makes these the peers, all at once: no packet sees half of the change. Peers that are there already
@@ -380,7 +418,7 @@ impl Engine {
             .filter(|peer| !kept.contains(&peer.index))
             .map(|peer| peer.slot())
             .collect();
-        registry.free.extend(gone);
+        registry.release(gone);
         registry.peers = next.into_iter().map(|(key, (peer, _))| (key, peer)).collect();
         refused
     }
@@ -410,6 +448,9 @@ impl Engine {
             Some(peer) => peer.successor(config, index, tunnel),
             None => Peer::new(config, index, tunnel),
         };
+        if self.workers() > 1 {
+            peer.share();
+        }
         Ok((Arc::new(peer), true))
     }
 
@@ -423,12 +464,13 @@ impl Engine {
             .map(|peer| peer.status())
             .collect();
         peers.sort_by(|a, b| a.id.cmp(&b.id));
-        let tun = self.shared.tun.offload();
+        let first = self.shared.first();
+        let tun = first.tun.offload();
         let offload = OffloadStatus {
             tun_tcp: tun.tso,
             tun_udp: tun.uso,
             tun_join: tun.tso && self.shared.joining.load(Ordering::Relaxed),
-            udp_segmentation: self.shared.udp.load().segmentation(),
+            udp_segmentation: first.udp.load().segmentation(),
         };
         EngineStatus {
             peers,
@@ -454,8 +496,14 @@ impl Engine {
     }
 }
 
-fn bind(address: Option<IpAddr>, port: u16, fwmark: u32, offload: bool) -> Result<Udp, EngineError> {
-    Udp::bind(address, port, fwmark, offload).map_err(|source| {
+fn bind(
+    address: Option<IpAddr>,
+    port: u16,
+    fwmark: u32,
+    offload: bool,
+    workers: usize,
+) -> Result<Vec<Udp>, EngineError> {
+    steering::bind(address, port, fwmark, offload, workers).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
             EngineError::PortInUse { port }
         } else {
@@ -466,10 +514,7 @@ fn bind(address: Option<IpAddr>, port: u16, fwmark: u32, offload: bool) -> Resul
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        self.shared.control.stop();
-        if let Err(errno) = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes()) {
-            tracing::error!(error = %errno, "cannot wake the data path's threads");
+        if !self.shared.stop() {
             return;
         }
         for thread in self.threads.drain(..) {
@@ -479,14 +524,14 @@ impl Drop for Engine {
     }
 }
 
-/// The data path's socket, open but not in use yet.
+/// The data path's sockets at its port, open but not in use yet.
 #[derive(Debug)]
-pub struct UdpSocket(Udp);
+pub struct UdpSocket(Vec<Udp>);
 
 /// Notes how a thread ended, panics included.
 struct ReportEnd<'a> {
     shared: &'a Shared,
-    name: &'static str,
+    name: String,
 }
 
 impl ReportEnd<'_> {
@@ -497,6 +542,8 @@ impl ReportEnd<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(text);
+        // A worker alone would leave the flows of its queue to nobody.
+        self.shared.stop();
     }
 }
 

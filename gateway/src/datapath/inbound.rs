@@ -1,4 +1,4 @@
-//! The `in` thread: UDP to TUN, in runs.
+//! A worker's `in` thread: UDP to TUN, in runs.
 //!
 //! It takes what is waiting with one system call, opens each run under its peer's lock, and writes to the
 //! TUN when the lock is free again.
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
+use strait_linux::tun::Tun;
 
 use super::config::DropCause;
-use super::engine::{Fault, Shared, wait_readable};
+use super::engine::{Fault, Shared, Worker, wait_readable};
 use super::join::{Allowed, Group, HEADERS_MAX, Join, MAX_JOINED};
 use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
@@ -21,11 +22,11 @@ use super::udp::Inbox;
 use super::vnet::VNET_HEADER_LEN;
 
 /// Runs until the engine stops or the socket fails.
-pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
+pub(super) fn run(shared: &Shared, worker: &Worker) -> Result<(), Fault> {
     let mut inbox = Inbox::new();
     let mut opened = Opened::new();
     while !shared.stopping() {
-        let udp = shared.udp.load();
+        let udp = worker.udp.load();
         match udp.receive(&mut inbox) {
             Ok(count) => {
                 for index in 0..count {
@@ -33,15 +34,15 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
                     match run.from {
                         _ if run.truncated => shared.drops.add(DropCause::InTruncated, 1),
                         Some(from) => {
-                            take(shared, &mut opened, from, run.ecn, bytes, run.stride)?;
+                            take(shared, worker, &mut opened, from, run.ecn, bytes, run.stride)?;
                         }
                         None => shared.drops.add(DropCause::InMalformed, 1),
                     }
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                wait_readable([&**udp, &shared.wake, &shared.moved])?;
-                shared.took_move();
+                wait_readable([&**udp, &shared.wake, &worker.moved])?;
+                worker.took_move();
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
@@ -53,6 +54,7 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
 /// Handles the datagrams of one sender.
 fn take(
     shared: &Shared,
+    worker: &Worker,
     opened: &mut Opened,
     from: SocketAddr,
     ecn: u8,
@@ -90,9 +92,9 @@ fn take(
             shared.drops.add(DropCause::InUnknownSession, same as u64);
             continue;
         };
-        opened.open(shared, peer, from, group.chunks(stride));
+        opened.open(worker, peer, from, group.chunks(stride));
         opened.check(&table, peer, ecn);
-        opened.deliver(shared, peer)?;
+        opened.deliver(shared, worker, peer)?;
     }
     Ok(())
 }
@@ -118,7 +120,7 @@ impl Opened {
 
     fn open<'a>(
         &mut self,
-        shared: &Shared,
+        worker: &Worker,
         peer: &Arc<Peer>,
         from: SocketAddr,
         datagrams: impl Iterator<Item = &'a [u8]>,
@@ -148,7 +150,7 @@ impl Opened {
             peer.roam(&mut state, from);
             peer.counters.rx.add(bytes, 0);
             if !peer.is_up() {
-                peer.settle(&mut state, &shared.udp.load(), &mut self.scratch);
+                peer.settle(&mut state, &worker.udp.load(), &mut self.scratch);
             }
         }
     }
@@ -171,8 +173,8 @@ impl Opened {
     }
 
     /// Writes to the TUN device what is left.
-    fn deliver(&mut self, shared: &Shared, peer: &Peer) -> Result<(), Fault> {
-        let offload = shared.tun.offload();
+    fn deliver(&mut self, shared: &Shared, worker: &Worker, peer: &Peer) -> Result<(), Fault> {
+        let offload = worker.tun.offload();
         let joining = offload.tso && shared.joining.load(Ordering::Relaxed);
         let Self {
             plain, packets, join, ..
@@ -194,7 +196,7 @@ impl Opened {
         let mut delivered = 0;
         for group in &join.groups {
             if group.count() > 1 {
-                match write_joined(shared, group, join.members(group).map(packet))? {
+                match write_joined(&worker.tun, group, join.members(group).map(packet))? {
                     Ok(()) => {
                         delivered += group.count() as u64;
                         continue;
@@ -202,7 +204,7 @@ impl Opened {
                     Err(Errno::INVAL) => {
                         if shared.joining.swap(false, Ordering::Relaxed) {
                             tracing::warn!(
-                                device = shared.tun.name(),
+                                device = worker.tun.name(),
                                 "the kernel refuses joined packets on the TUN device: writing one by one from now on"
                             );
                         }
@@ -214,7 +216,7 @@ impl Opened {
                 }
             }
             for bytes in join.members(group).map(packet) {
-                match write(shared, &[IoSlice::new(header), IoSlice::new(bytes)])? {
+                match write(&worker.tun, &[IoSlice::new(header), IoSlice::new(bytes)])? {
                     Ok(()) => delivered += 1,
                     Err(errno) => write_failed(peer, 1, errno),
                 }
@@ -237,7 +239,7 @@ pub(super) fn judge(table: &Table, peer: &Peer, packet: &mut [u8], ecn: u8) -> R
 
 /// Writes the packets of a group as one.
 fn write_joined<'a>(
-    shared: &Shared,
+    tun: &Tun,
     group: &Group,
     mut packets: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Result<(), Errno>, Fault> {
@@ -256,14 +258,14 @@ fn write_joined<'a>(
         *slot = IoSlice::new(part);
         used += 1;
     }
-    write(shared, &vector[..used])
+    write(tun, &vector[..used])
 }
 
 /// One write; a fault only if the device is gone.
-fn write(shared: &Shared, vector: &[IoSlice<'_>]) -> Result<Result<(), Errno>, Fault> {
-    match rustix::io::writev(&shared.tun, vector) {
+fn write(tun: &Tun, vector: &[IoSlice<'_>]) -> Result<Result<(), Errno>, Fault> {
+    match rustix::io::writev(tun, vector) {
         Ok(_) => Ok(Ok(())),
-        Err(Errno::BADFD) => Err(Fault::tun("write to", &shared.tun, Errno::BADFD)),
+        Err(Errno::BADFD) => Err(Fault::tun("write to", tun, Errno::BADFD)),
         Err(errno) => Ok(Err(errno)),
     }
 }

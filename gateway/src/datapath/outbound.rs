@@ -1,4 +1,4 @@
-//! The `out` thread: TUN to UDP, in runs.
+//! A worker's `out` thread: TUN to UDP, in runs.
 //!
 //! It reads packets until none is waiting, seals each straight into the place that it has in the outgoing
 //! run, and sends the run with few system calls: datagrams of one size, for one peer.
@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 
 use super::config::DropCause;
-use super::engine::{Fault, Shared, wait_readable};
+use super::engine::{Fault, Shared, Worker, wait_readable};
 use super::noise::DATA_OVERHEAD;
 use super::packet::{self, Header};
 use super::peer::{Peer, State};
@@ -26,30 +26,30 @@ const RUN_LEN: usize = 48 << 10;
 const STAGING_LEN: usize = RUN_LEN + 192 * 1024;
 
 /// Runs until the engine stops or the TUN is gone.
-pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
+pub(super) fn run(shared: &Shared, worker: &Worker) -> Result<(), Fault> {
     let mut buffer = vec![0; READ_LEN];
     let mut outgoing = Outgoing::new();
-    let header_len = if shared.tun.offload().vnet_header {
+    let header_len = if worker.tun.offload().vnet_header {
         VNET_HEADER_LEN
     } else {
         0
     };
     while !shared.stopping() {
-        match rustix::io::read(&shared.tun, &mut buffer[..READ_LEN - PADDING]) {
+        match rustix::io::read(&worker.tun, &mut buffer[..READ_LEN - PADDING]) {
             Ok(len) if len >= header_len => {
                 let (header, packet) = buffer.split_at_mut(header_len);
-                forward(shared, &mut outgoing, header, packet, len - header_len);
+                forward(shared, worker, &mut outgoing, header, packet, len - header_len);
                 if outgoing.is_full() {
-                    outgoing.flush(shared);
+                    outgoing.flush(worker);
                 }
             }
             Ok(_) => shared.drops.add(DropCause::OutMalformed, 1),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                outgoing.flush(shared);
-                wait_readable([&shared.tun, &shared.wake])?;
+                outgoing.flush(worker);
+                wait_readable([&worker.tun, &shared.wake])?;
             }
-            Err(errno) => return Err(Fault::tun("read from", &shared.tun, errno)),
+            Err(errno) => return Err(Fault::tun("read from", &worker.tun, errno)),
         }
     }
     Ok(())
@@ -57,7 +57,14 @@ pub(super) fn run(shared: &Shared) -> Result<(), Fault> {
 
 /// Finds the packet's peer and seals it, or what it is cut into, into the run. `buffer` has room for padding
 /// behind the packet.
-fn forward(shared: &Shared, outgoing: &mut Outgoing, vnet: &[u8], buffer: &mut [u8], len: usize) {
+fn forward(
+    shared: &Shared,
+    worker: &Worker,
+    outgoing: &mut Outgoing,
+    vnet: &[u8],
+    buffer: &mut [u8],
+    len: usize,
+) {
     let dropped = |cause| shared.drops.add(cause, 1);
     let Some(header) = packet::parse(&buffer[..len]) else {
         return dropped(DropCause::OutMalformed);
@@ -77,13 +84,16 @@ fn forward(shared: &Shared, outgoing: &mut Outgoing, vnet: &[u8], buffer: &mut [
     let Some(peer) = table.route(header.destination, &buffer[..len]) else {
         return dropped(DropCause::OutNoRoute);
     };
-    if let Some(mut state) = outgoing.admit(shared, peer, packet::ecn(buffer), &packets, mtu) {
+    if let Some(mut state) = outgoing.admit(worker, peer, packet::ecn(buffer), &packets, mtu) {
         while let Some(range) = packets.next(buffer) {
             padded(buffer, range, mtu, |packet| {
                 if !outgoing.seal(&mut state, packet) {
                     peer.counters.drops.add(DropCause::OutTooBig, 1);
                 }
             });
+        }
+        if peer.is_shared() {
+            outgoing.flush(worker);
         }
     } else {
         let mut state = peer.lock();
@@ -174,7 +184,7 @@ impl Outgoing {
     /// Makes the run one that takes these packets, and locks their peer; none if the peer has no session.
     fn admit<'a>(
         &mut self,
-        shared: &Shared,
+        worker: &Worker,
         peer: &'a Arc<Peer>,
         ecn: u8,
         packets: &Packets,
@@ -209,7 +219,7 @@ impl Outgoing {
             }
             // Not under the lock: the other direction needs it.
             drop(state);
-            self.flush(shared);
+            self.flush(worker);
         }
     }
 
@@ -224,12 +234,12 @@ impl Outgoing {
         sealed.is_some()
     }
 
-    fn flush(&mut self, shared: &Shared) {
+    fn flush(&mut self, worker: &Worker) {
         let Some((peer, to)) = self.target.take() else {
             return;
         };
         let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
-        let udp = shared.udp.load();
+        let udp = worker.udp.load();
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
             let packets = part.len().div_ceil(self.segment) as u64;
             match udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {

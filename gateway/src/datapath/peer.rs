@@ -37,6 +37,8 @@ pub(super) struct Peer {
     up: AtomicBool,
     /// Set by whoever sends, cleared by the timer: spares the packet threads a clock.
     sent: AtomicBool,
+    /// Whether several workers send to it.
+    shared: AtomicBool,
     /// Whether an initiation has been asked for since the last tick.
     wanted: AtomicBool,
     /// Whether one send may carry several datagrams to this endpoint.
@@ -91,6 +93,7 @@ impl Peer {
             }),
             up: AtomicBool::new(false),
             sent: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             batch: AtomicBool::new(true),
             counters: Arc::default(),
@@ -115,6 +118,16 @@ impl Peer {
     /// Whether a session stands.
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Several workers will send to it: each lets go of it only when what it has sealed is sent, or else
+    /// the others' runs would overtake its own by more than the receiver's window.
+    pub(super) fn share(&self) {
+        self.shared.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// Whether this is the peer that the configuration means, so that its session can stay.

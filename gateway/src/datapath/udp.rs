@@ -40,9 +40,24 @@ impl Udp {
     /// Binds a socket. Without an address it listens on both families, or on IPv4 alone where there is no
     /// IPv6.
     pub(super) fn bind(bind: Option<IpAddr>, port: u16, fwmark: u32, offload: bool) -> io::Result<Self> {
+        Self::open(bind, port, fwmark, offload, false)
+    }
+
+    /// Binds another socket at a port whose sockets all [share](Self::share_port) it.
+    pub(super) fn bind_beside(
+        bind: Option<IpAddr>,
+        port: u16,
+        fwmark: u32,
+        offload: bool,
+    ) -> io::Result<Self> {
+        Self::open(bind, port, fwmark, offload, true)
+    }
+
+    fn open(bind: Option<IpAddr>, port: u16, fwmark: u32, offload: bool, beside: bool) -> io::Result<Self> {
         let open = |address: IpAddr| {
             let domain = Domain::for_address(SocketAddr::new(address, port));
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_reuse_port(beside)?;
             if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
                 socket.set_only_v6(false)?;
             }
@@ -111,15 +126,35 @@ impl Udp {
         self.socket.set_mark(fwmark)
     }
 
+    /// Lets other sockets of this user bind the same port.
+    pub(super) fn share_port(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
     fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        // SAFETY: the option's value is one int, which outlives the call.
+        // SAFETY: each option that is set here has one int as its value.
+        unsafe { self.set_option(level, name, &value) }
+    }
+
+    /// Sets an option of the socket.
+    ///
+    /// # Safety
+    ///
+    /// The value must be of the option's type, and what it points to must be sound to read.
+    pub(super) unsafe fn set_option<T>(
+        &self,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: &T,
+    ) -> io::Result<()> {
+        // SAFETY: the value outlives the call, and is of the option's type by the contract above.
         let result = unsafe {
             libc::setsockopt(
                 self.socket.as_raw_fd(),
                 level,
                 name,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>() as libc::socklen_t,
             )
         };
         if result < 0 {

@@ -23,6 +23,11 @@ pub struct WireguardArgs {
     #[arg(long)]
     pub(super) no_offload: bool,
 
+    /// Pairs of packet threads; more than one pays with several busy peers, as each peer's tunnel is one
+    /// pair's work
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = crate::args::workers)]
+    pub(super) workers: usize,
+
     /// Folder of the configuration socket IFACE.sock
     #[arg(long, default_value = "/var/run/wireguard", value_name = "DIR")]
     pub(super) socket_directory: PathBuf,

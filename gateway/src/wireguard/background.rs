@@ -21,6 +21,8 @@ pub(super) fn start(args: &WireguardArgs) -> Result<ExitCode> {
     command
         .args(["wireguard", "--foreground", "--mtu"])
         .arg(args.mtu.to_string())
+        .arg("--workers")
+        .arg(args.workers.to_string())
         .arg("--socket-directory")
         .arg(&args.socket_directory)
         .args(args.no_offload.then_some("--no-offload"))

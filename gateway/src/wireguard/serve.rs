@@ -49,6 +49,7 @@ pub fn run(args: WireguardArgs) -> Result<ExitCode> {
     config.mtu = args.mtu;
     config.offload = !args.no_offload;
     config.external = true;
+    config.workers = args.workers;
     let engine = Engine::start(&config)?;
     let service = Arc::new(Service {
         engine,
