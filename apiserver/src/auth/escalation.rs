@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::User;
 use super::rbac::{Attributes, Rbac, RoleRef, Rule};
@@ -10,6 +10,28 @@ use crate::catalog::builtin::Kind;
 use crate::status::{ApiError, ApiResult};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Whether a change is only one that garbage collection makes, or its bookkeeping: such a one needs no right but
+/// that to write. A label is more: it may put the role into another one.
+fn only_collected(old: &Value, new: &Value) -> bool {
+    let strip = |v: &Value| {
+        let mut v = v.clone();
+        if let Some(metadata) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in [
+                "ownerReferences",
+                "finalizers",
+                "managedFields",
+                "resourceVersion",
+            ] {
+                metadata.shift_remove(field);
+            }
+            // Nothing, whichever way it is written.
+            metadata.retain(|_, v| !v.is_null() && *v != json!({}) && *v != json!([]));
+        }
+        v
+    };
+    strip(old) == strip(new)
+}
 
 /// Checks a write of a role or binding. `old` is null for a new one.
 pub(crate) fn check(
@@ -20,6 +42,13 @@ pub(crate) fn check(
     old: &Value,
     new: &Value,
 ) -> ApiResult<()> {
+    if !matches!(
+        kind,
+        Kind::Role | Kind::ClusterRole | Kind::RoleBinding | Kind::ClusterRoleBinding
+    ) || only_collected(old, new)
+    {
+        return Ok(());
+    }
     let name = new
         .pointer("/metadata/name")
         .and_then(Value::as_str)
@@ -44,35 +73,36 @@ pub(crate) fn check(
             } else {
                 "clusterroles"
             };
-            if old.get("rules") == new.get("rules")
-                && old.get("aggregationRule") == new.get("aggregationRule")
-            {
-                return Ok(());
-            }
             if may("escalate", plural, name, namespace) {
                 return Ok(());
-            }
-            if new.get("aggregationRule").is_some_and(|v| !v.is_null()) {
-                let all = || vec!["*".to_owned()];
-                let whole = Rule {
-                    verbs: all(),
-                    api_groups: all(),
-                    resources: all(),
-                    ..Rule::default()
-                };
-                let urls = Rule {
-                    verbs: all(),
-                    non_resource_urls: all(),
-                    ..Rule::default()
-                };
-                return held(rbac, user, namespace, plural, name, &[whole, urls]);
             }
             let rules: Option<Vec<Rule>> =
                 serde_json::from_value(new.get("rules").cloned().unwrap_or_default()).map_err(|e| {
                     ApiError::bad_request(format!("the rules of the {plural:?} object cannot be read: {e}"))
                 })?;
             let rules = rules.unwrap_or_default();
-            held(rbac, user, namespace, plural, name, &rules)
+            held(rbac, user, namespace, plural, name, &rules)?;
+            let aggregates = |v: &Value| v.get("aggregationRule").is_some_and(|r| !r.is_null());
+            if !aggregates(old) && !aggregates(new) {
+                return Ok(());
+            }
+            // It can take anything in, and keep a role from becoming less.
+            let all = || vec!["*".to_owned()];
+            let whole = Rule {
+                verbs: all(),
+                api_groups: all(),
+                resources: all(),
+                ..Rule::default()
+            };
+            let urls = Rule {
+                verbs: all(),
+                non_resource_urls: all(),
+                ..Rule::default()
+            };
+            held(rbac, user, namespace, plural, name, &[whole, urls]).map_err(|_| {
+                let why = "must have cluster-admin privileges to use the aggregationRule";
+                ApiError::forbidden(GROUP, plural, name, why)
+            })
         }
         Kind::RoleBinding | Kind::ClusterRoleBinding => {
             let plural = if kind == Kind::RoleBinding {
@@ -80,9 +110,6 @@ pub(crate) fn check(
             } else {
                 "clusterrolebindings"
             };
-            if old.get("roleRef") == new.get("roleRef") && old.get("subjects") == new.get("subjects") {
-                return Ok(());
-            }
             let Ok(role) = serde_json::from_value::<RoleRef>(new.get("roleRef").cloned().unwrap_or_default())
             else {
                 return Ok(()); // refused by validation

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::catalog::{CRDS, Resource, crd};
+use crate::catalog::{CRDS, Resource, crd, reserved};
 use crate::rest::delete::{self, DeleteOptions};
 use crate::rest::update::{Place, Settle, change};
 use crate::rest::{Context, meta, now, patch};
@@ -87,7 +87,14 @@ pub(crate) async fn finish(api: &Arc<Api>, resource: &Arc<Resource>, name: &str)
         return Ok(0);
     }
     let mut done = 0;
-    let objects = || api.store.list(name, "").items;
+    // What a built-in resource stores under the same name is not the definition's.
+    let objects = || {
+        if reserved::stores(name) {
+            Vec::new()
+        } else {
+            api.store.list(name, "").items
+        }
+    };
     if let Some(own) = crd::stored(&definition, stored.rv).map(Arc::new) {
         for object in objects().iter().filter(|o| !o.deleting) {
             let options = DeleteOptions::default();
@@ -130,8 +137,26 @@ pub(crate) async fn finish(api: &Arc<Api>, resource: &Arc<Resource>, name: &str)
     Ok(done)
 }
 
+/// Takes names of built-in resources back that a definition was given by a server that did not look. Returns how
+/// much was done.
+pub(crate) async fn correct(
+    api: &Arc<Api>,
+    resource: &Arc<Resource>,
+    definition: &Value,
+) -> ApiResult<usize> {
+    if !crd::takes_builtin(definition) || !crd::holds(definition, "NamesAccepted") {
+        return Ok(0);
+    }
+    tracing::warn!(
+        crd = %meta::text(definition, "name"),
+        "the definition has the name of a built-in resource and is not served; delete it, or give it another name or group"
+    );
+    settle(api, resource, definition).await?;
+    Ok(1)
+}
+
 pub(super) fn validate_update(old: &Value, new: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
+    let mut causes: Vec<Cause> = reserved::check(old, new).into_iter().collect();
     let mut fixed = vec![
         ("spec.group", "/spec/group"),
         ("spec.names.plural", "/spec/names/plural"),

@@ -175,7 +175,7 @@ pub(crate) fn prepare_update(kind: Kind, subresource: &str, old: &Value, new: &m
 }
 
 /// Checks an object by itself.
-pub(crate) fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
+fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
     match kind {
         Kind::Service => service::validate(object),
         Kind::Pod => pod::validate(object),
@@ -197,6 +197,15 @@ pub(crate) fn validate(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
             Vec::new()
         }
     }
+}
+
+/// Checks a new object.
+pub(crate) fn validate_new(api: &Api, kind: Kind, object: &Value) -> Vec<Cause> {
+    let mut causes = validate(api, kind, object);
+    if kind == Kind::Crd {
+        causes.extend(crate::catalog::reserved::check(&Value::Null, object));
+    }
+    causes
 }
 
 /// Checks a changed object: by itself, and against the one before.
@@ -262,10 +271,13 @@ pub(crate) async fn updated(
     object: &Value,
 ) -> ApiResult<()> {
     match resource.builtin() {
-        Some(Kind::Crd) if old.get("spec") != object.get("spec") => {
+        Some(Kind::Crd)
+            if old.get("spec") != object.get("spec") || crate::catalog::reserved::changed(old, object) =>
+        {
             api.rights_changed();
             crd::settle(api, resource, object).await
         }
+        Some(Kind::Crd) => crd::correct(api, resource, object).await.map(|_| ()),
         Some(Kind::Role | Kind::RoleBinding | Kind::ClusterRole | Kind::ClusterRoleBinding) => {
             api.rights_changed();
             Ok(())

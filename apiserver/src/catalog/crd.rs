@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::reserved::{self, Names};
 use super::{CUSTOM_VERBS, Column, Origin, Resource, SCALE, ScalePaths, Subresource, api_version};
 use crate::schema::{self, Schema};
 use crate::status::Cause;
@@ -69,24 +70,43 @@ pub(crate) fn stored(crd: &Value, since: u64) -> Option<Resource> {
     let versions = crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut)?;
     versions.retain(|v| flag(v, "storage"));
     versions.first_mut()?["served"] = true.into();
-    crd["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
-    resources(&crd, since).pop()
+    made(&crd, since).pop()
 }
 
 /// The resources that an established definition makes, one per served version. `since`: its own version.
 pub(crate) fn resources(crd: &Value, since: u64) -> Vec<Resource> {
-    if !established(crd) {
+    // Whatever its status says: a store from an older version of this program may hold such definitions.
+    if !established(crd) || takes_builtin(crd) {
         return Vec::new();
     }
+    made(crd, since)
+}
+
+/// The names by which a definition is served: what is asked for and not accepted is not.
+fn served_names(crd: &Value) -> &Value {
+    let names = crd.pointer("/spec/names").unwrap_or(&Value::Null);
+    let accepted = crd.pointer("/status/acceptedNames");
+    accepted
+        .filter(|a| a["plural"] == names["plural"])
+        .unwrap_or(names)
+}
+
+/// Whether a definition has names of a built-in resource of its group.
+pub(crate) fn takes_builtin(crd: &Value) -> bool {
+    Names::of(&text(crd, "/spec/group")).clash(served_names(crd))
+}
+
+fn made(crd: &Value, since: u64) -> Vec<Resource> {
     let group = text(crd, "/spec/group");
     let plural = text(crd, "/spec/names/plural");
-    // What is asked for and not accepted is not served.
-    let accepted = crd.pointer("/status/acceptedNames");
-    let accepted = accepted.filter(|names| names["plural"] == plural.as_str());
-    let names = accepted
-        .or_else(|| crd.pointer("/spec/names"))
-        .unwrap_or(&Value::Null);
+    let names = served_names(crd);
     let storage: Arc<str> = Arc::from(format!("{plural}.{group}"));
+    if reserved::stores(&storage) {
+        return Vec::new();
+    }
+    let taken = Names::of(&group).resources;
+    let mut short_names = texts(names, "/shortNames");
+    short_names.retain(|n| !taken.contains(n));
     let stored = versions(crd).iter().find(|v| flag(v, "storage"));
     let storage_version = api_version(&group, &stored.map(|v| text(v, "/name")).unwrap_or_default());
     let schema_of = |version: &Value| {
@@ -125,7 +145,7 @@ pub(crate) fn resources(crd: &Value, since: u64) -> Vec<Resource> {
             kind: text(names, "/kind"),
             list_kind: text(names, "/listKind"),
             namespaced: text(crd, "/spec/scope") == "Namespaced",
-            short_names: texts(names, "/shortNames"),
+            short_names: short_names.clone(),
             categories: texts(names, "/categories"),
             verbs: CUSTOM_VERBS,
             storage: storage.clone(),
@@ -489,9 +509,10 @@ pub(crate) fn note(status: &mut Value, mut condition: Value, now: &str) {
 }
 
 /// The status of a definition with the names that it may have. Names that others of its group have, and
-/// those that are accepted already, are taken; what is served once is served on.
+/// those that are accepted already, are taken; what is served once is served on, unless it is built in.
 pub(crate) fn settle(crd: &Value, all: &[Value], now: &str) -> Value {
     let group = text(crd, "/spec/group");
+    let own = Names::of(&group);
     let (mut resources, mut kinds) = (BTreeSet::new(), BTreeSet::new());
     for other in all.iter().filter(|o| text(o, "/spec/group") == group) {
         for name in ["plural", "singular"] {
@@ -503,6 +524,9 @@ pub(crate) fn settle(crd: &Value, all: &[Value], now: &str) -> Value {
         }
     }
     let mut status = crd.get("status").cloned().unwrap_or_else(|| json!({}));
+    if let Some(approval) = reserved::conformant(crd) {
+        note(&mut status, approval, now);
+    }
     let before = status.get("acceptedNames").cloned().unwrap_or_default();
     let mut accepted = if before.is_object() {
         before.clone()
@@ -512,23 +536,34 @@ pub(crate) fn settle(crd: &Value, all: &[Value], now: &str) -> Value {
     let mut conflict = None;
     let in_use = |name: &str| format!("{name:?} is already in use");
     let single = [
-        ("plural", "PluralConflict", &resources),
-        ("singular", "SingularConflict", &resources),
-        ("shortNames", "ShortNamesConflict", &resources),
-        ("kind", "KindConflict", &kinds),
-        ("listKind", "ListKindConflict", &kinds),
+        ("plural", "PluralConflict", &resources, &own.resources),
+        ("singular", "SingularConflict", &resources, &own.resources),
+        ("shortNames", "ShortNamesConflict", &resources, &own.resources),
+        ("kind", "KindConflict", &kinds, &own.kinds),
+        ("listKind", "ListKindConflict", &kinds, &own.kinds),
     ];
-    for (field, reason, taken) in single {
+    // Nor does a definition keep what it was given by a server that did not look.
+    let mut lost = false;
+    for (field, reason, taken, builtin) in single {
         let wanted = crd.pointer(&format!("/spec/names/{field}"));
         let have = before.get(field);
         let refused: Vec<String> = if field == "shortNames" {
-            let mine = texts(&before, "/shortNames");
+            let mut mine = texts(&before, "/shortNames");
+            if mine.iter().any(|n| builtin.contains(n)) {
+                mine.retain(|n| !builtin.contains(n));
+                accepted[field] = json!(mine);
+            }
             let mut names = texts(crd, "/spec/names/shortNames");
-            names.retain(|n| !mine.contains(n) && taken.contains(n));
+            names.retain(|n| builtin.contains(n) || !mine.contains(n) && taken.contains(n));
             names.iter().map(|n| in_use(n)).collect()
         } else {
             let name = wanted.and_then(Value::as_str).unwrap_or_default();
-            let clash = wanted != have && !name.is_empty() && taken.contains(name);
+            if have.and_then(Value::as_str).is_some_and(|n| builtin.contains(n)) {
+                accepted[field] = "".into();
+                lost = true;
+            }
+            let clash =
+                !name.is_empty() && (builtin.contains(name) || wanted != have && taken.contains(name));
             clash.then(|| in_use(name)).into_iter().collect()
         };
         match (refused.as_slice(), wanted) {
@@ -547,7 +582,7 @@ pub(crate) fn settle(crd: &Value, all: &[Value], now: &str) -> Value {
         }
     }
     status["acceptedNames"] = accepted;
-    let served = established(crd);
+    let served = established(crd) && !lost;
     match conflict {
         None => {
             let fine = condition("NamesAccepted", true, "NoConflicts", "no conflicts found");

@@ -2,6 +2,7 @@
 
 pub(crate) mod builtin;
 pub(crate) mod crd;
+pub(crate) mod reserved;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::builtin::crd;
-use crate::catalog::CRDS;
+use crate::catalog::{CRDS, reserved};
 use crate::rest::delete::{DeleteOptions, delete};
 use crate::rest::update::{Place, Settle, change};
 use crate::rest::{Context, meta};
@@ -80,7 +80,7 @@ pub(super) async fn run(api: &Arc<Api>) -> ApiResult<usize> {
     Ok(done)
 }
 
-/// Definitions that are being deleted go after their objects.
+/// Definitions that are being deleted go after their objects; those with names that they may not have lose them.
 async fn definitions(api: &Arc<Api>) -> ApiResult<usize> {
     let mut done = 0;
     let resource = api
@@ -92,6 +92,8 @@ async fn definitions(api: &Arc<Api>) -> ApiResult<usize> {
     for definition in api.store.list(CRDS, "").items {
         if definition.deleting {
             done += crd::finish(api, &resource, &definition.name).await?;
+        } else if reserved::shares_group(&definition.name) {
+            done += crd::correct(api, &resource, &definition.value()).await?;
         }
     }
     Ok(done)

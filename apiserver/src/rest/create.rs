@@ -10,7 +10,6 @@ use crate::api::Api;
 use crate::apply::record_update;
 use crate::auth::{escalation, uuid};
 use crate::builtin;
-use crate::catalog::builtin::Kind;
 use crate::catalog::{CRDS, Resource};
 use crate::schema;
 use crate::status::{ApiError, ApiResult, Cause};
@@ -88,7 +87,7 @@ pub(crate) fn validate(api: &Api, resource: &Resource, object: &Value) -> Vec<Ca
         causes.extend(schema::validate(object, &resource.schema, ""));
     }
     if let Some(kind) = resource.builtin() {
-        causes.extend(builtin::validate(api, kind, object));
+        causes.extend(builtin::validate_new(api, kind, object));
     }
     causes
 }
@@ -142,7 +141,6 @@ pub(crate) async fn create_object(
     }
     meta::tidy(&mut object);
     if resource.has_status()
-        && resource.builtin() != Some(Kind::Crd)
         && let Some(map) = object.as_object_mut()
     {
         map.shift_remove("status");

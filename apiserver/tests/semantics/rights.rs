@@ -242,6 +242,93 @@ async fn nobody_grants_more_than_they_hold() {
 }
 
 #[tokio::test]
+async fn nobody_grants_more_than_they_hold_by_a_label() {
+    let u = Under::start().await;
+    let id = u.namespace.clone();
+    let (roles, bindings) = (
+        format!("/apis/{RBAC}/v1/clusterroles"),
+        format!("/apis/{RBAC}/v1/clusterrolebindings"),
+    );
+    let (whole, rich, held) = (format!("{id}-whole"), format!("{id}-rich"), format!("{id}-held"));
+    let reads = |what: &str| json!([{"apiGroups": [""], "resources": [what], "verbs": ["get"]}]);
+    u.post(
+        &roles,
+        json!({"metadata": {"name": whole}, "rules": [],
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {&id: "yes"}}]}}),
+    )
+    .await
+    .is(201);
+    u.post(
+        &roles,
+        json!({"metadata": {"name": rich}, "rules": reads("secrets")}),
+    )
+    .await
+    .is(201);
+    u.post(&roles, json!({"metadata": {"name": held}, "rules": with_probe(json!([
+        {"apiGroups": [RBAC], "resources": ["clusterroles", "clusterrolebindings"], "verbs": ["get", "patch", "update"]}]))}))
+        .await
+        .is(201);
+    let bind = |role: &str| {
+        json!({"metadata": {"name": role}, "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "User", "apiGroup": RBAC, "name": "dev"}]})
+    };
+    for role in [&held, &whole] {
+        u.post(&bindings, bind(role)).await.is(201);
+    }
+    // Somebody else's binding of more than dev has.
+    let mut other = bind(&rich);
+    other["subjects"][0]["name"] = "jane".into();
+    u.post(&bindings, other).await.is(201);
+    let label = json!({"metadata": {"labels": {&id: "yes"}}});
+    let rich_role = format!("{roles}/{rich}");
+    u.until("the role counts", async || {
+        u.dev("GET", &rich_role, Value::Null).await.status == 200
+    })
+    .await;
+    let what = "user \"dev\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}";
+    u.dev("PATCH", &rich_role, label.clone()).await.says(
+        403,
+        "Forbidden",
+        &format!("clusterroles.{RBAC} \"{rich}\" is forbidden: {what}"),
+    );
+    let mut put = u.get(&rich_role).await.is(200).body;
+    put["metadata"]["labels"] = json!({&id: "yes"});
+    u.dev("PUT", &rich_role, put).await.is(403);
+    u.dev("PATCH", &format!("{bindings}/{rich}"), label.clone())
+        .await
+        .says(
+            403,
+            "Forbidden",
+            &format!("clusterrolebindings.{RBAC} \"{rich}\" is forbidden: {what}"),
+        );
+    u.dev("GET", "/api/v1/namespaces/default/secrets/x", Value::Null)
+        .await
+        .is(403);
+    u.dev("PATCH", &format!("{roles}/{whole}"), label).await.says(
+        403,
+        "Forbidden",
+        &format!("clusterroles.{RBAC} \"{whole}\" is forbidden: must have cluster-admin privileges to use the aggregationRule"),
+    );
+    // What garbage collection writes needs no such right.
+    let kept = json!({"metadata": {"finalizers": ["test.dev/kept"]}});
+    for path in [
+        &rich_role,
+        &format!("{bindings}/{rich}"),
+        &format!("{roles}/{whole}"),
+    ] {
+        u.dev("PATCH", path, kept.clone()).await.is(200);
+        u.dev("PATCH", path, json!({"metadata": {"finalizers": null}}))
+            .await
+            .is(200);
+    }
+    for role in [&whole, &rich, &held] {
+        u.delete(&format!("{bindings}/{role}")).await.is(200);
+        u.delete(&format!("{roles}/{role}")).await.is(200);
+    }
+    u.end().await;
+}
+
+#[tokio::test]
 async fn reviews_tell_who_may_do_what() {
     let u = Under::start().await;
     grant(
