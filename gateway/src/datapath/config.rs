@@ -27,7 +27,7 @@ pub struct EngineConfig {
     pub offload: bool,
     /// Somebody else configures the TUN device: it is left down, and its MTU is followed.
     pub external: bool,
-    /// Pairs of packet threads, 1 to [`MAX_WORKERS`].
+    /// Packet threads, 1 to [`MAX_WORKERS`].
     pub workers: usize,
 }
 
@@ -58,7 +58,7 @@ pub const DEFAULT_MTU: u32 = 1420;
 pub const MIN_MTU: u32 = 1280;
 /// The largest inner packet that still fits one datagram.
 pub const MAX_MTU: u32 = 65_440;
-/// The most pairs of packet threads.
+/// The most packet threads.
 pub const MAX_WORKERS: usize = 8;
 
 /// One peer, as it should be.

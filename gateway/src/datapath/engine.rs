@@ -1,16 +1,16 @@
-//! The engine: a TUN device, a UDP port, workers with two threads each, and a table of peers.
+//! The engine: a TUN device, a UDP port, workers with a thread each, and a table of peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use strait_linux::tun::{Tun, TunError, TunOptions};
 
 use super::config::{
@@ -24,7 +24,7 @@ use super::peer::Peer;
 use super::registry::Registry;
 use super::table::{Slot, Table};
 use super::udp::Udp;
-use super::{control, inbound, outbound, steering};
+use super::{control, steering, worker};
 
 /// Why an engine does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ impl Fault {
     }
 }
 
-/// A queue of the TUN device and a socket, with a thread for each direction.
+/// What a worker's thread works on: a queue of the TUN device and a socket.
 pub(super) struct Worker {
     pub(super) tun: Tun,
     pub(super) udp: ArcSwap<Udp>,
@@ -154,15 +154,6 @@ impl Shared {
                 .store((mtu as usize).min(MAX_MTU as usize), Ordering::Relaxed);
         }
         self.mtu.load(Ordering::Relaxed)
-    }
-}
-
-/// Sleeps until one of these can be read.
-pub(super) fn wait_readable<const N: usize>(sources: [&dyn AsFd; N]) -> Result<(), Fault> {
-    let mut fds = sources.map(|source| PollFd::from_borrowed_fd(source.as_fd(), PollFlags::IN));
-    match poll(&mut fds, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(Fault(format!("cannot wait for packets: {errno}"))),
     }
 }
 
@@ -257,16 +248,11 @@ impl Engine {
             offload: config.offload,
         };
         for number in 0..count {
-            let name = |direction: &str| match count {
-                1 => format!("strait-{direction}"),
-                _ => format!("strait-{direction}-{number}"),
+            let name = match count {
+                1 => "strait-data".to_owned(),
+                _ => format!("strait-data-{number}"),
             };
-            engine.spawn(name("out"), move |shared| {
-                outbound::run(shared, &shared.workers[number])
-            })?;
-            engine.spawn(name("in"), move |shared| {
-                inbound::run(shared, &shared.workers[number])
-            })?;
+            engine.spawn(name, move |shared| worker::run(shared, &shared.workers[number]))?;
         }
         engine.spawn("strait-ctl".to_owned(), |shared| {
             control::run(shared);

@@ -1,9 +1,9 @@
-//! A worker's `in` thread: UDP to TUN, in runs.
+//! A worker's way in: UDP to TUN, in runs.
 //!
 //! It takes what is waiting with one system call, opens each run under its peer's lock, and writes to the
 //! TUN when the lock is free again.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,43 +12,54 @@ use rustix::io::Errno;
 use strait_linux::tun::Tun;
 
 use super::config::DropCause;
-use super::engine::{Fault, Shared, Worker, wait_readable};
+use super::engine::{Fault, Shared, Worker};
 use super::join::{Allowed, Group, HEADERS_MAX, Join, MAX_JOINED};
 use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
 use super::peer::Peer;
 use super::table::Table;
-use super::udp::Inbox;
+use super::udp::{Inbox, Udp};
 use super::vnet::VNET_HEADER_LEN;
 
-/// Runs until the engine stops or the socket fails.
-pub(super) fn run(shared: &Shared, worker: &Worker) -> Result<(), Fault> {
-    let mut inbox = Inbox::new();
-    let mut opened = Opened::new();
-    while !shared.stopping() {
-        let udp = worker.udp.load();
-        match udp.receive(&mut inbox) {
-            Ok(count) => {
-                for index in 0..count {
-                    let (run, bytes) = inbox.run(index);
-                    match run.from {
-                        _ if run.truncated => shared.drops.add(DropCause::InTruncated, 1),
-                        Some(from) => {
-                            take(shared, worker, &mut opened, from, run.ecn, bytes, run.stride)?;
-                        }
-                        None => shared.drops.add(DropCause::InMalformed, 1),
-                    }
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                wait_readable([&**udp, &shared.wake, &worker.moved])?;
-                worker.took_move();
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
+/// A worker's way in.
+pub(super) struct Inbound {
+    inbox: Inbox,
+    opened: Opened,
+}
+
+impl Inbound {
+    pub(super) fn new() -> Self {
+        Self {
+            inbox: Inbox::new(),
+            opened: Opened::new(),
         }
     }
-    Ok(())
+
+    /// Takes what one system call receives, and writes it to the TUN device.
+    pub(super) fn take(&mut self, shared: &Shared, worker: &Worker, udp: &Udp) -> Result<(), Fault> {
+        let Self { inbox, opened } = self;
+        let count = match udp.receive(inbox) {
+            Ok(count) => count,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                0
+            }
+            Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
+        };
+        for index in 0..count {
+            let (run, bytes) = inbox.run(index);
+            match run.from {
+                _ if run.truncated => shared.drops.add(DropCause::InTruncated, 1),
+                Some(from) => take(shared, worker, opened, from, run.ecn, bytes, run.stride)?,
+                None => shared.drops.add(DropCause::InMalformed, 1),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Handles the datagrams of one sender.

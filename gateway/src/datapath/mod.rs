@@ -3,12 +3,13 @@
 //! It owns keys, sessions, and the way of a packet; it knows nothing of Kubernetes, clusters or records,
 //! and programs no routes. It is told its peers as plain data and tells what it did in the same way.
 //!
-//! Threads run to completion, with no channel and no async runtime between them. A worker is two of them:
-//! [`outbound`] (a queue of the TUN to UDP) and [`inbound`] (a socket to the TUN) handle data in *runs*, equal
-//! datagrams that cross the kernel's border together; [`control`] does handshakes and timers. What they share
-//! is an immutable [`table`], replaced whole, and each [`peer`]'s state behind its own lock, taken once per run
-//! or packet. Of several workers each has sessions of its own, to which [`steering`] brings what arrives.
-//! Super packets of the TUN are cut by [`split`] and made by [`join`]. boringtun stays behind the trait in [`noise`]. Start reading at [`engine`].
+//! Threads run to completion, with no channel and no async runtime between them. A [`worker`] takes packets
+//! [`outbound`] (a queue of the TUN to UDP) and [`inbound`] (a socket to the TUN) in *runs*, equal datagrams
+//! that cross the kernel's border together; [`control`] does handshakes and timers. What they share is an
+//! immutable [`table`], replaced whole, and each [`peer`]'s state behind its own lock, taken once per run or
+//! packet. Of several workers each has sessions of its own, to which [`steering`] brings what arrives. Super
+//! packets of the TUN are cut by [`split`] and made by [`join`]. boringtun stays behind the trait in [`noise`].
+//! Start reading at [`engine`].
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -39,6 +40,7 @@ mod steering;
 mod table;
 mod udp;
 mod vnet;
+mod worker;
 
 pub use config::{
     DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, MAX_MTU, MAX_WORKERS,

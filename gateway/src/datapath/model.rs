@@ -105,7 +105,7 @@ pub(super) fn sound(packet: &[u8]) -> bool {
                 == packet.len() - transport)
 }
 
-/// Cuts as the `out` thread does.
+/// Cuts as a worker does on the way out.
 pub(super) fn cut(vnet: Vnet, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
     let header = packet::parse(&packet).unwrap();
     match prepare(vnet, &mut packet, header).unwrap() {

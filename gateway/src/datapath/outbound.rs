@@ -1,4 +1,4 @@
-//! A worker's `out` thread: TUN to UDP, in runs.
+//! A worker's way out: TUN to UDP, in runs.
 //!
 //! It reads packets until none is waiting, seals each straight into the place that it has in the outgoing
 //! run, and sends the run with few system calls: datagrams of one size, for one peer.
@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
 
 use super::config::DropCause;
-use super::engine::{Fault, Shared, Worker, wait_readable};
+use super::engine::{Fault, Shared, Worker};
 use super::noise::DATA_OVERHEAD;
 use super::packet::{self, Header};
 use super::peer::{Peer, State};
@@ -25,34 +25,49 @@ const RUN_LEN: usize = 48 << 10;
 /// Room for a run, and for the largest super packet on top of it.
 const STAGING_LEN: usize = RUN_LEN + 192 * 1024;
 
-/// Runs until the engine stops or the TUN is gone.
-pub(super) fn run(shared: &Shared, worker: &Worker) -> Result<(), Fault> {
-    let mut buffer = vec![0; READ_LEN];
-    let mut outgoing = Outgoing::new();
-    let header_len = if worker.tun.offload().vnet_header {
-        VNET_HEADER_LEN
-    } else {
-        0
-    };
-    while !shared.stopping() {
-        match rustix::io::read(&worker.tun, &mut buffer[..READ_LEN - PADDING]) {
-            Ok(len) if len >= header_len => {
-                let (header, packet) = buffer.split_at_mut(header_len);
-                forward(shared, worker, &mut outgoing, header, packet, len - header_len);
-                if outgoing.is_full() {
-                    outgoing.flush(worker);
-                }
-            }
-            Ok(_) => shared.drops.add(DropCause::OutMalformed, 1),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                outgoing.flush(worker);
-                wait_readable([&worker.tun, &shared.wake])?;
-            }
-            Err(errno) => return Err(Fault::tun("read from", &worker.tun, errno)),
+/// A worker's way out.
+pub(super) struct Outbound {
+    buffer: Vec<u8>,
+    outgoing: Outgoing,
+    /// Length of the header in front of each packet that is read.
+    header_len: usize,
+}
+
+impl Outbound {
+    pub(super) fn new(worker: &Worker) -> Self {
+        Self {
+            buffer: vec![0; READ_LEN],
+            outgoing: Outgoing::new(),
+            header_len: if worker.tun.offload().vnet_header {
+                VNET_HEADER_LEN
+            } else {
+                0
+            },
         }
     }
-    Ok(())
+
+    /// Takes packets from the TUN device and sends them: what is waiting, or a full run of it.
+    pub(super) fn take(&mut self, shared: &Shared, worker: &Worker) -> Result<(), Fault> {
+        let Self {
+            buffer,
+            outgoing,
+            header_len,
+        } = self;
+        while !outgoing.is_full() {
+            match rustix::io::read(&worker.tun, &mut buffer[..READ_LEN - PADDING]) {
+                Ok(len) if len >= *header_len => {
+                    let (header, packet) = buffer.split_at_mut(*header_len);
+                    forward(shared, worker, outgoing, header, packet, len - *header_len);
+                }
+                Ok(_) => shared.drops.add(DropCause::OutMalformed, 1),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(errno) => return Err(Fault::tun("read from", &worker.tun, errno)),
+            }
+        }
+        outgoing.flush(worker);
+        Ok(())
+    }
 }
 
 /// Finds the packet's peer and seals it, or what it is cut into, into the run. `buffer` has room for padding
@@ -238,7 +253,11 @@ impl Outgoing {
         let Some((peer, to)) = self.target.take() else {
             return;
         };
-        let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
+        // In parts of about one size: a super packet of the TUN is a little more than one send takes, and a
+        // short rest would cost all hops as much as a full part.
+        let most = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
+        let packets = self.used.div_ceil(self.segment);
+        let at_once = packets.div_ceil(packets.div_ceil(most).max(1));
         let udp = worker.udp.load();
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
             let packets = part.len().div_ceil(self.segment) as u64;

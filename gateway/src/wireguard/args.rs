@@ -23,7 +23,7 @@ pub struct WireguardArgs {
     #[arg(long)]
     pub(super) no_offload: bool,
 
-    /// Pairs of packet threads; more than one pays with several busy peers, as each peer's tunnel is one
+    /// Packet threads; more than one pays with several busy peers, as each peer's tunnel is one
     /// pair's work
     #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = crate::args::workers)]
     pub(super) workers: usize,
