@@ -22,6 +22,8 @@ const PADDING: usize = 16;
 const READ_LEN: usize = VNET_HEADER_LEN + 65_536 + PADDING;
 /// Bytes after which a run is sent without looking for more.
 const RUN_LEN: usize = 48 << 10;
+/// Packets read before the other way gets its turn, whatever becomes of them.
+const READS: usize = MAX_SEGMENTS;
 /// Room for a run, and for the largest super packet on top of it.
 const STAGING_LEN: usize = RUN_LEN + 192 * 1024;
 
@@ -53,7 +55,10 @@ impl Outbound {
             outgoing,
             header_len,
         } = self;
-        while !outgoing.is_full() {
+        for _ in 0..READS {
+            if outgoing.is_full() {
+                break;
+            }
             match rustix::io::read(&worker.tun, &mut buffer[..READ_LEN - PADDING]) {
                 Ok(len) if len >= *header_len => {
                     let (header, packet) = buffer.split_at_mut(*header_len);
@@ -253,11 +258,7 @@ impl Outgoing {
         let Some((peer, to)) = self.target.take() else {
             return;
         };
-        // In parts of about one size: a super packet of the TUN is a little more than one send takes, and a
-        // short rest would cost all hops as much as a full part.
-        let most = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
-        let packets = self.used.div_ceil(self.segment);
-        let at_once = packets.div_ceil(packets.div_ceil(most).max(1));
+        let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
         let udp = worker.udp.load();
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
             let packets = part.len().div_ceil(self.segment) as u64;
