@@ -38,6 +38,7 @@ mod registry;
 mod split;
 mod steering;
 mod table;
+mod toobig;
 mod udp;
 mod vnet;
 mod worker;

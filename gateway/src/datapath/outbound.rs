@@ -3,9 +3,11 @@
 //! It reads packets until none is waiting, seals each straight into the place that it has in the outgoing
 //! run, and sends the run with few system calls: datagrams of one size, for one peer.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use super::config::DropCause;
 use super::engine::{Fault, Shared, Worker};
@@ -13,6 +15,7 @@ use super::noise::DATA_OVERHEAD;
 use super::packet::{self, Header};
 use super::peer::{Peer, State};
 use super::split::{Prepared, Split, prepare};
+use super::toobig::{self, Allowance, TooBig};
 use super::udp::{MAX_SEGMENTS, MAX_SEND};
 use super::vnet::{VNET_HEADER_LEN, Vnet};
 
@@ -98,7 +101,7 @@ fn forward(
     };
     let mtu = shared.mtu_for(packets.longest());
     if packets.longest() > mtu {
-        return dropped(DropCause::OutTooBig);
+        return forward_too_big(shared, outgoing, packets, buffer, mtu);
     }
     let table = shared.table.load();
     let Some(peer) = table.route(header.destination, &buffer[..len]) else {
@@ -127,6 +130,50 @@ fn forward(
         if wanted {
             shared.control.initiate(peer);
         }
+    }
+}
+
+/// Forwards what is larger than the tunnel carries in pieces, or tells its sender.
+fn forward_too_big(
+    shared: &Shared,
+    outgoing: &mut Outgoing,
+    mut packets: Packets,
+    buffer: &mut [u8],
+    mtu: usize,
+) {
+    let mut told = false;
+    while let Some(range) = packets.next(buffer) {
+        let packet = &buffer[range];
+        let verdict = match packet::parse(packet) {
+            Some(header) if packet.len() > mtu => toobig::judge(packet, header, mtu),
+            // The last segment may fit.
+            _ => TooBig::Fragments(vec![packet.to_vec()]),
+        };
+        if let TooBig::Fragments(pieces) = verdict {
+            for mut piece in pieces {
+                let len = piece.len();
+                piece.resize(len + PADDING, 0);
+                forward(shared, outgoing, &[], &mut piece, len);
+            }
+            continue;
+        }
+        if let TooBig::Answer(answer) = verdict
+            && !std::mem::replace(&mut told, true)
+            && outgoing.answers.take(Instant::now())
+        {
+            let header = [0; VNET_HEADER_LEN];
+            let header = &header[..if shared.tun.offload().vnet_header {
+                VNET_HEADER_LEN
+            } else {
+                0
+            }];
+            if let Err(errno) =
+                rustix::io::writev(&shared.tun, &[IoSlice::new(header), IoSlice::new(&answer)])
+            {
+                tracing::debug!(error = %errno, "the sender of a packet that is too large was not told");
+            }
+        }
+        shared.drops.add(DropCause::OutTooBig, 1);
     }
 }
 
@@ -182,6 +229,7 @@ struct Outgoing {
     closed: bool,
     ecn: u8,
     target: Option<(Arc<Peer>, SocketAddr)>,
+    answers: Allowance,
 }
 
 impl Outgoing {
@@ -194,6 +242,7 @@ impl Outgoing {
             closed: false,
             ecn: 0,
             target: None,
+            answers: Allowance::new(),
         }
     }
 

@@ -4,6 +4,10 @@ use std::net::IpAddr;
 
 /// Congestion bits (the low two of the traffic class).
 pub(super) const NOT_ECT: u8 = 0;
+/// ECN-capable, by one of two marks.
+pub(super) const ECT_1: u8 = 1;
+/// ECN-capable, by the usual mark.
+pub(super) const ECT_0: u8 = 2;
 /// Congestion experienced.
 pub(super) const CE: u8 = 3;
 
@@ -107,29 +111,28 @@ pub(super) fn ecn(packet: &[u8]) -> u8 {
 
 /// Brings congestion that was met outside into the packet, by RFC 6040. False: it must be dropped.
 pub(super) fn apply_outer_ecn(packet: &mut [u8], outer: u8) -> bool {
-    if outer != CE {
-        return true;
+    match (outer, ecn(packet)) {
+        (CE, NOT_ECT) => return false,
+        (CE, ECT_0 | ECT_1) => set_ecn(packet, CE),
+        (ECT_1, ECT_0) => set_ecn(packet, ECT_1),
+        _ => {}
     }
-    match ecn(packet) {
-        CE => true,
-        NOT_ECT => false,
-        _ => {
-            if packet[0] >> 4 == 4 {
-                let before = u16::from_be_bytes([packet[0], packet[1]]);
-                packet[1] |= CE;
-                let after = u16::from_be_bytes([packet[0], packet[1]]);
-                // RFC 1624: the header checksum after one word changed.
-                let sum = u32::from(!u16::from_be_bytes([packet[10], packet[11]]))
-                    + u32::from(!before)
-                    + u32::from(after);
-                let folded = (sum & 0xffff) + (sum >> 16);
-                let folded = ((folded & 0xffff) + (folded >> 16)) as u16;
-                packet[10..12].copy_from_slice(&(!folded).to_be_bytes());
-            } else {
-                packet[1] |= CE << 4;
-            }
-            true
-        }
+    true
+}
+
+fn set_ecn(packet: &mut [u8], ecn: u8) {
+    if packet[0] >> 4 == 4 {
+        let before = u16::from_be_bytes([packet[0], packet[1]]);
+        packet[1] = packet[1] & !CE | ecn;
+        let after = u16::from_be_bytes([packet[0], packet[1]]);
+        // RFC 1624: the header checksum after one word changed.
+        let sum =
+            u32::from(!u16::from_be_bytes([packet[10], packet[11]])) + u32::from(!before) + u32::from(after);
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let folded = ((folded & 0xffff) + (folded >> 16)) as u16;
+        packet[10..12].copy_from_slice(&(!folded).to_be_bytes());
+    } else {
+        packet[1] = packet[1] & !(CE << 4) | ecn << 4;
     }
 }
 
@@ -201,26 +204,45 @@ mod tests {
 
     #[test]
     fn congestion_follows_rfc_6040() {
-        for mut packet in [udp(v4(1), v4(2), b"x"), udp(v6(1), v6(2), b"x")] {
-            let plain = packet.clone();
-            assert!(apply_outer_ecn(&mut packet, 1));
-            assert_eq!(packet, plain, "only CE comes in");
-            assert!(
-                !apply_outer_ecn(&mut packet, CE),
-                "CE on a packet that is not ECN-capable drops it"
-            );
-
-            let is_v4 = packet[0] >> 4 == 4;
-            packet[1] |= if is_v4 { 2 } else { 2 << 4 };
-            if is_v4 {
-                packet[10..12].fill(0);
-                let sum = !header_sum(&packet[..20]);
-                packet[10..12].copy_from_slice(&sum.to_be_bytes());
-            }
-            assert!(apply_outer_ecn(&mut packet, CE));
-            assert_eq!(ecn(&packet), CE);
-            if is_v4 {
-                assert_eq!(header_sum(&packet[..20]), 0xffff, "the checksum follows");
+        // Figure 4: what comes in, by the outer header's bits (columns) and the inner one's (rows).
+        let table = [
+            (NOT_ECT, [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None]),
+            (ECT_0, [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CE)]),
+            (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
+            (CE, [Some(CE), Some(CE), Some(CE), Some(CE)]),
+        ];
+        let dscp = 46 << 2;
+        for (inner, results) in table {
+            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(results) {
+                for mut packet in [udp(v4(1), v4(2), b"x"), udp(v6(1), v6(2), b"x")] {
+                    let is_v4 = packet[0] >> 4 == 4;
+                    if is_v4 {
+                        packet[1] = dscp | inner;
+                        packet[10..12].fill(0);
+                        let sum = !header_sum(&packet[..20]);
+                        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                    } else {
+                        packet[0] |= dscp >> 4;
+                        packet[1] = (dscp | inner) << 4;
+                    }
+                    let before = packet.clone();
+                    let taken = apply_outer_ecn(&mut packet, outer);
+                    assert_eq!(
+                        taken.then(|| ecn(&packet)),
+                        expected,
+                        "inner {inner}, outer {outer}"
+                    );
+                    if is_v4 {
+                        assert_eq!(header_sum(&packet[..20]), 0xffff, "the checksum follows");
+                        assert_eq!(packet[1] & !CE, dscp);
+                    } else {
+                        assert_eq!(
+                            (packet[0], packet[1] & !(CE << 4)),
+                            (before[0], before[1] & !(CE << 4))
+                        );
+                    }
+                    assert_eq!((&packet[2..10], &packet[12..]), (&before[2..10], &before[12..]));
+                }
             }
         }
     }
