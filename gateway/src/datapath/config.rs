@@ -29,6 +29,34 @@ pub struct EngineConfig {
     pub external: bool,
     /// Packet threads, 1 to [`MAX_WORKERS`].
     pub workers: usize,
+    /// When sessions get new keys.
+    pub key_limits: KeyLimits,
+}
+
+/// How long and for how many messages a key serves. A session's end by time (180 s) is the protocol's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// Messages sent under one key after which another is asked for.
+    pub rekey_after_messages: u64,
+    /// Messages after which a key neither seals nor opens.
+    pub reject_after_messages: u64,
+    /// Age at which the initiator of a tunnel that is to stay up asks for another key. The responder waits a
+    /// quarter longer.
+    pub rekey_after: Duration,
+    /// Between two attempts.
+    pub retry: Duration,
+}
+
+impl Default for KeyLimits {
+    /// Those of the WireGuard paper.
+    fn default() -> Self {
+        Self {
+            rekey_after_messages: 1 << 60,
+            reject_after_messages: u64::MAX - (1 << 13),
+            rekey_after: Duration::from_secs(120),
+            retry: Duration::from_secs(5),
+        }
+    }
 }
 
 impl EngineConfig {
@@ -44,6 +72,7 @@ impl EngineConfig {
             offload: true,
             external: false,
             workers: 1,
+            key_limits: KeyLimits::default(),
         }
     }
 }

@@ -227,7 +227,7 @@ impl Engine {
         let mut generation = [0];
         getrandom::fill(&mut generation).map_err(EngineError::Random)?;
         let shared = Arc::new(Shared {
-            identity: ArcSwap::from_pointee(Identity::new(&config.private_key)),
+            identity: ArcSwap::from_pointee(Identity::limited(&config.private_key, config.key_limits)),
             workers,
             mtu: AtomicUsize::new(config.mtu as usize),
             follow: config.external,
@@ -320,7 +320,10 @@ impl Engine {
     /// Becomes the owner of this key. Every session ends; peers stay, and are met anew.
     pub fn set_private_key(&self, key: &PrivateKey, peers: &[PeerConfig]) -> Vec<Refused> {
         let mut registry = self.registry();
-        self.shared.identity.store(Arc::new(Identity::new(key)));
+        let limits = self.shared.identity.load().limits();
+        self.shared
+            .identity
+            .store(Arc::new(Identity::limited(key, limits)));
         self.apply(&mut registry, peers, true)
     }
 
@@ -397,6 +400,8 @@ impl Engine {
         for peer in created {
             self.shared.control.initiate(&peer);
         }
+        // Keepalives and addresses may have changed, and with them what is due when.
+        self.shared.control.rouse();
         let kept: BTreeSet<u32> = next.values().map(|(peer, _)| peer.index).collect();
         let gone: Vec<Slot> = registry
             .peers

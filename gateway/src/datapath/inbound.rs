@@ -103,7 +103,7 @@ fn take(
             shared.drops.add(DropCause::InUnknownSession, same as u64);
             continue;
         };
-        opened.open(worker, peer, from, group.chunks(stride));
+        opened.open(shared, worker, peer, from, group.chunks(stride));
         opened.check(&table, peer, ecn);
         opened.deliver(shared, worker, peer)?;
     }
@@ -131,6 +131,7 @@ impl Opened {
 
     fn open<'a>(
         &mut self,
+        shared: &Shared,
         worker: &Worker,
         peer: &Arc<Peer>,
         from: SocketAddr,
@@ -160,6 +161,9 @@ impl Opened {
             // Something was authentic, so this is where the peer is.
             peer.roam(&mut state, from);
             peer.counters.rx.add(bytes, 0);
+            if used > 0 && peer.heard() {
+                shared.control.rouse();
+            }
             if !peer.is_up() {
                 peer.settle(&mut state, &worker.udp.load(), &mut self.scratch);
             }

@@ -1,9 +1,10 @@
 //! The one door to boringtun: a peer's protocol state behind a trait of ours, and the checks that come
 //! before a peer is known.
 //!
-//! boringtun panics on short buffers, queues without a byte limit, never re-tries after 90 seconds and
-//! starts a handshake where it flushes its queue as a responder. So this file always hands it
-//! [`SCRATCH_LEN`] of room, never lets it queue, and leaves retries to the control thread.
+//! boringtun panics on short buffers, queues without a byte limit, never re-tries after 90 seconds, starts a
+//! handshake where it flushes its queue as a responder, and counts a key's messages without end. So this file
+//! always hands it [`SCRATCH_LEN`] of room, never lets it queue, leaves retries to the control thread, and
+//! watches the counters. Its replay window is 1,024 messages: what overtakes more than that is dropped late.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey as XPublicKey, StaticSecret};
 
-use super::config::DropCause;
+use super::config::{DropCause, KeyLimits};
 use super::key::{PresharedKey, PrivateKey, PublicKey};
 
 /// What a data message adds to the packet in it.
@@ -92,6 +93,10 @@ pub(super) trait Tunnel: Send {
     fn initiate(&mut self, out: &mut [u8]) -> Option<usize>;
     /// Lets time pass.
     fn tick(&mut self, out: &mut [u8]) -> Tick;
+    /// Whether the current key has sealed so many messages that another is to be asked for.
+    fn worn(&self) -> bool;
+    /// How long a key serves.
+    fn limits(&self) -> KeyLimits;
     /// Age of the newest session.
     fn age(&self) -> Option<Duration>;
     /// Whether this side began the newest session.
@@ -105,6 +110,7 @@ pub(super) struct Identity {
     guard: RateLimiter,
     /// Peers verify again inside; counting twice would halve the limit.
     unlimited: Arc<RateLimiter>,
+    limits: KeyLimits,
 }
 
 /// Whom a handshake message is for.
@@ -118,7 +124,13 @@ pub(super) enum Addressee {
 }
 
 impl Identity {
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn new(key: &PrivateKey) -> Self {
+        Self::limited(key, KeyLimits::default())
+    }
+
+    /// With keys that serve for so long.
+    pub(super) fn limited(key: &PrivateKey, limits: KeyLimits) -> Self {
         let private = StaticSecret::from(*key.bytes());
         let public = XPublicKey::from(&private);
         Self {
@@ -126,7 +138,12 @@ impl Identity {
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             private,
             public,
+            limits,
         }
+    }
+
+    pub(super) fn limits(&self) -> KeyLimits {
+        self.limits
     }
 
     pub(super) fn public(&self) -> PublicKey {
@@ -183,6 +200,9 @@ impl Identity {
             ),
             established: false,
             initiator: false,
+            limits: self.limits,
+            sealed: 0,
+            opened: 0,
         })
     }
 }
@@ -198,12 +218,25 @@ struct Boring {
     /// kept, and renewed where it can change: it comes with a message and goes with a timer.
     established: bool,
     initiator: bool,
+    limits: KeyLimits,
+    /// Messages sealed under the current key, as far as is known.
+    sealed: u64,
+    /// The receiver index that was opened last: another one may mean another current key.
+    opened: u32,
 }
 
 impl Boring {
     fn renew(&mut self) {
-        self.established = self.tunn.time_since_last_handshake().is_some();
+        self.established = self.sealed < self.limits.reject_after_messages
+            && self.tunn.time_since_last_handshake().is_some();
     }
+}
+
+/// A data message's receiver index and counter.
+fn place(message: &[u8]) -> Option<(u32, u64)> {
+    let receiver = u32::from_le_bytes(*message.get(4..)?.first_chunk()?);
+    let counter = u64::from_le_bytes(*message.get(8..)?.first_chunk()?);
+    Some((receiver, counter))
 }
 
 impl Tunnel for Boring {
@@ -215,15 +248,26 @@ impl Tunnel for Boring {
         if !self.established || out.len() < (packet.len() + DATA_OVERHEAD).max(HANDSHAKE_MAX) {
             return None;
         }
-        match self.tunn.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(message) => Some(message.len()),
-            _ => None,
+        let TunnResult::WriteToNetwork(message) = self.tunn.encapsulate(packet, out) else {
+            return None;
+        };
+        let (_, counter) = place(message)?;
+        self.sealed = counter.saturating_add(1);
+        if self.sealed >= self.limits.reject_after_messages {
+            // No further one; and should it be beyond the limit already, not even this one.
+            self.established = false;
         }
+        (counter < self.limits.reject_after_messages).then_some(message.len())
     }
 
     fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause> {
         if datagram.len() < DATA_OVERHEAD || out.len() < datagram.len() - DATA_HEADER {
             return Err(DropCause::InMalformed);
+        }
+        let (receiver, counter) = place(datagram).ok_or(DropCause::InMalformed)?;
+        if counter >= self.limits.reject_after_messages {
+            // boringtun's window cannot count up to the end.
+            return Err(DropCause::InUnknownSession);
         }
         let opened = match self.tunn.decapsulate(None, datagram, out) {
             TunnResult::Done => Ok(0),
@@ -234,8 +278,11 @@ impl Tunnel for Boring {
             TunnResult::Err(error) => Err(cause(&error)),
             TunnResult::WriteToNetwork(_) => Err(DropCause::InMalformed),
         };
-        if !self.established && opened.is_ok() {
+        if (!self.established || self.opened != receiver) && opened.is_ok() {
             // The initiator's first data message is what makes the session the responder's current one.
+            if self.opened != receiver {
+                (self.opened, self.sealed) = (receiver, 0);
+            }
             self.renew();
         }
         opened
@@ -263,6 +310,12 @@ impl Tunnel for Boring {
         };
         if let Ok(Answer { authentic: true, .. }) = result {
             self.initiator = response;
+            if response {
+                // The index that it is sent to is the new session's.
+                let own = message.get(8..).and_then(<[u8]>::first_chunk);
+                self.opened = own.map_or(0, |own| u32::from_le_bytes(*own));
+                self.sealed = 0;
+            }
         }
         self.renew();
         result
@@ -295,6 +348,14 @@ impl Tunnel for Boring {
         };
         self.renew();
         tick
+    }
+
+    fn worn(&self) -> bool {
+        self.sealed >= self.limits.rekey_after_messages
+    }
+
+    fn limits(&self) -> KeyLimits {
+        self.limits
     }
 
     fn age(&self) -> Option<Duration> {
@@ -420,6 +481,54 @@ mod tests {
             b.inspect(elsewhere, &message[..len], &mut reply),
             Ok(Addressee::Cookie(_))
         ));
+    }
+
+    #[test]
+    fn a_key_serves_for_so_many_messages_and_no_more() {
+        let limits = KeyLimits {
+            rekey_after_messages: 5,
+            reject_after_messages: 10,
+            ..KeyLimits::default()
+        };
+        let identity = |limits| Identity::limited(&PrivateKey::generate().unwrap(), limits);
+        let (a, b) = (identity(limits), identity(KeyLimits::default()));
+        let (mut a, mut b) = (a.tunnel(&b.public(), None, 1), b.tunnel(&a.public(), None, 2));
+        let packet = model::udp(
+            Ipv4Addr::new(10, 0, 0, 1).into(),
+            Ipv4Addr::new(10, 0, 0, 2).into(),
+            b"hello",
+        );
+        let (mut sealed, mut opened) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        // Each role in turn: the second handshake is the other side's.
+        for began in [true, false] {
+            if began {
+                shake(&mut *a, &mut *b);
+            } else {
+                shake(&mut *b, &mut *a);
+            }
+            // The initiator's first message was spent on the handshake.
+            let left = if began { 9 } else { 10 };
+            for number in 0..left {
+                assert!(a.established());
+                assert_eq!(a.worn(), number + 10 - left >= 5, "after {number}");
+                let len = a.seal(&packet, &mut sealed).unwrap();
+                assert_eq!(b.open(&sealed[..len], &mut opened), Ok(packet.len()));
+            }
+            assert!(!a.established() && a.worn());
+            assert_eq!(a.seal(&packet, &mut sealed), None);
+            // What the other side still sends is taken, up to the same count.
+            let mut taken = 0;
+            while let Ok(len) = {
+                let len = b.seal(&packet, &mut sealed).unwrap();
+                a.open(&sealed[..len], &mut opened)
+            } {
+                assert_eq!(len, packet.len());
+                taken += 1;
+            }
+            assert_eq!(taken, if began { 10 } else { 9 });
+            assert!(!a.established(), "no message makes a spent key fresh");
+            assert!(b.established() && !b.worn());
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Outbound {
                 Err(errno) => return Err(Fault::tun("read from", &worker.tun, errno)),
             }
         }
-        outgoing.flush(worker);
+        outgoing.flush(shared, worker);
         Ok(())
     }
 }
@@ -101,13 +101,13 @@ fn forward(
     };
     let mtu = shared.mtu_for(packets.longest());
     if packets.longest() > mtu {
-        return forward_too_big(shared, outgoing, packets, buffer, mtu);
+        return forward_too_big(shared, worker, outgoing, packets, buffer, mtu);
     }
     let table = shared.table.load();
     let Some(peer) = table.route(header.destination, &buffer[..len]) else {
         return dropped(DropCause::OutNoRoute);
     };
-    if let Some(mut state) = outgoing.admit(worker, peer, packet::ecn(buffer), &packets, mtu) {
+    if let Some(mut state) = outgoing.admit(shared, worker, peer, packet::ecn(buffer), &packets, mtu) {
         while let Some(range) = packets.next(buffer) {
             padded(buffer, range, mtu, |packet| {
                 if !outgoing.seal(&mut state, packet) {
@@ -116,7 +116,7 @@ fn forward(
             });
         }
         if peer.is_shared() {
-            outgoing.flush(worker);
+            outgoing.flush(shared, worker);
         }
     } else {
         let mut state = peer.lock();
@@ -136,6 +136,7 @@ fn forward(
 /// Forwards what is larger than the tunnel carries in pieces, or tells its sender.
 fn forward_too_big(
     shared: &Shared,
+    worker: &Worker,
     outgoing: &mut Outgoing,
     mut packets: Packets,
     buffer: &mut [u8],
@@ -153,7 +154,7 @@ fn forward_too_big(
             for mut piece in pieces {
                 let len = piece.len();
                 piece.resize(len + PADDING, 0);
-                forward(shared, outgoing, &[], &mut piece, len);
+                forward(shared, worker, outgoing, &[], &mut piece, len);
             }
             continue;
         }
@@ -162,13 +163,13 @@ fn forward_too_big(
             && outgoing.answers.take(Instant::now())
         {
             let header = [0; VNET_HEADER_LEN];
-            let header = &header[..if shared.tun.offload().vnet_header {
+            let header = &header[..if worker.tun.offload().vnet_header {
                 VNET_HEADER_LEN
             } else {
                 0
             }];
             if let Err(errno) =
-                rustix::io::writev(&shared.tun, &[IoSlice::new(header), IoSlice::new(&answer)])
+                rustix::io::writev(&worker.tun, &[IoSlice::new(header), IoSlice::new(&answer)])
             {
                 tracing::debug!(error = %errno, "the sender of a packet that is too large was not told");
             }
@@ -253,6 +254,7 @@ impl Outgoing {
     /// Makes the run one that takes these packets, and locks their peer; none if the peer has no session.
     fn admit<'a>(
         &mut self,
+        shared: &Shared,
         worker: &Worker,
         peer: &'a Arc<Peer>,
         ecn: u8,
@@ -288,7 +290,7 @@ impl Outgoing {
             }
             // Not under the lock: the other direction needs it.
             drop(state);
-            self.flush(worker);
+            self.flush(shared, worker);
         }
     }
 
@@ -303,7 +305,7 @@ impl Outgoing {
         sealed.is_some()
     }
 
-    fn flush(&mut self, worker: &Worker) {
+    fn flush(&mut self, shared: &Shared, worker: &Worker) {
         let Some((peer, to)) = self.target.take() else {
             return;
         };
@@ -312,7 +314,11 @@ impl Outgoing {
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
             let packets = part.len().div_ceil(self.segment) as u64;
             match udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {
-                Ok(()) => peer.count_sent(part.len() as u64, packets),
+                Ok(()) => {
+                    if peer.count_sent(part.len() as u64, packets) {
+                        shared.control.rouse();
+                    }
+                }
                 Err(error) => {
                     peer.counters.drops.add(DropCause::OutSendFailed, packets);
                     tracing::debug!(peer = peer.id, %to, %error, "run not sent");

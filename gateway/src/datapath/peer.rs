@@ -1,12 +1,13 @@
 //! One peer: its tunnel, where it is, and what it has done.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{DropCause, PeerConfig, PeerStatus};
+use super::control::TICK;
 use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
 use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel};
@@ -19,10 +20,13 @@ const QUEUE_BYTES: usize = 256 << 10;
 const EAGER_ATTEMPTS: u32 = 5;
 const EAGER_RETRY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
-/// Ages at which a tunnel that is to stay up gets new keys. boringtun renews on data alone, so an idle
-/// one would lapse at 180 s. The responder steps in only where the initiator has failed to.
-const REKEY_INITIATOR: Duration = Duration::from_secs(120);
-const REKEY_RESPONDER: Duration = Duration::from_secs(150);
+/// After this time without data no timer of a session waits for an answer any more.
+const LINGER: Duration = Duration::from_secs(20);
+/// boringtun lets go of a session, and of all keys, at these ages.
+const SESSION_ENDS: Duration = Duration::from_secs(180);
+const KEYS_END: Duration = Duration::from_secs(540);
+/// When to look at a peer that waits for nothing.
+const SOME_TIME: Duration = Duration::from_secs(3600);
 /// Two sessions are further apart than this: handshakes within 5 s of another are not begun.
 const SAME_SESSION: Duration = Duration::from_secs(1);
 
@@ -35,8 +39,9 @@ pub(super) struct Peer {
     pub(super) index: u32,
     state: Mutex<State>,
     up: AtomicBool,
-    /// Set by whoever sends, cleared by the timer: spares the packet threads a clock.
+    /// Set by whoever sends or receives data, cleared by the timer: spares the packet threads a clock.
     sent: AtomicBool,
+    heard: AtomicBool,
     /// Whether several workers send to it.
     shared: AtomicBool,
     /// Whether an initiation has been asked for since the last tick.
@@ -59,6 +64,10 @@ pub(super) struct State {
     attempts: u32,
     last_initiation: Option<Instant>,
     last_sent: Instant,
+    /// Data went one way or the other not long before.
+    busy_until: Instant,
+    /// boringtun has given up until somebody begins anew.
+    expired: bool,
     /// When the newest session was made.
     handshake: Option<Instant>,
 }
@@ -89,10 +98,13 @@ impl Peer {
                 attempts: 0,
                 last_initiation: None,
                 last_sent: Instant::now(),
+                busy_until: Instant::now(),
+                expired: false,
                 handshake: None,
             }),
             up: AtomicBool::new(false),
             sent: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             batch: AtomicBool::new(true),
@@ -153,12 +165,22 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a run was sent.
-    pub(super) fn count_sent(&self, bytes: u64, packets: u64) {
+    /// Notes that a run of data was sent. True: the first since the timers were looked at.
+    pub(super) fn count_sent(&self, bytes: u64, packets: u64) -> bool {
         self.counters.tx.add(bytes, packets);
-        if !self.sent.load(Ordering::Relaxed) {
-            self.sent.store(true, Ordering::Relaxed);
-        }
+        first(&self.sent)
+    }
+
+    /// Notes that data was received. True: the first since the timers were looked at.
+    pub(super) fn heard(&self) -> bool {
+        first(&self.heard)
+    }
+
+    /// Addresses from which its messages may be expected.
+    pub(super) fn addresses(&self, into: &mut BTreeSet<IpAddr>) {
+        let state = self.lock();
+        let all = state.endpoint.iter().chain(&state.candidates);
+        into.extend(all.map(|address| address.ip().to_canonical()));
     }
 
     /// Keeps a (padded) packet until a session stands. True: somebody must start one.
@@ -255,7 +277,10 @@ impl Peer {
                 }
                 if answer.len > 0 {
                     match udp.send_one(from, &scratch[..answer.len]) {
-                        Ok(()) => self.count_sent(answer.len as u64, 0),
+                        Ok(()) => {
+                            self.counters.tx.add(answer.len as u64, 0);
+                            state.last_sent = now;
+                        }
                         Err(error) => self.send_failed(from, &error),
                     }
                 }
@@ -268,15 +293,22 @@ impl Peer {
         }
     }
 
-    /// Lets time pass: retries, rekeys, keepalives.
-    pub(super) fn tick(&self, udp: &Udp, scratch: &mut [u8], now: Instant) {
+    /// Lets time pass: retries, rekeys, keepalives. When to come again.
+    pub(super) fn tick(&self, udp: &Udp, scratch: &mut [u8], now: Instant) -> Instant {
         // So each peer asks the control thread once a tick at most, however many packets wait.
         self.wanted.store(false, Ordering::Relaxed);
         let mut state = self.lock();
-        if self.sent.swap(false, Ordering::Relaxed) {
+        // In one order with the flag that says whether the control thread sleeps.
+        let sent = self.sent.swap(false, Ordering::SeqCst);
+        if sent {
             state.last_sent = now;
         }
-        match state.tunnel.tick(scratch) {
+        if self.heard.swap(false, Ordering::SeqCst) || sent {
+            state.busy_until = now + LINGER;
+        }
+        let tick = state.tunnel.tick(scratch);
+        state.expired = tick == Tick::Expired;
+        match tick {
             Tick::Initiation(len) => self.broadcast(&mut state, udp, &scratch[..len], now),
             Tick::Data(len) => self.send(&mut state, udp, &scratch[..len], 0),
             // What has waited through 90 seconds of attempts is of no use to anybody.
@@ -290,41 +322,80 @@ impl Peer {
             Tick::Idle => {}
         }
         self.settle(&mut state, udp, scratch);
+        self.keep_up(&mut state, udp, scratch, now);
+        self.due(&state, now)
+    }
 
+    /// Begins the handshakes that boringtun does not, and keeps the way open.
+    fn keep_up(&self, state: &mut State, udp: &Udp, scratch: &mut [u8], now: Instant) {
         let persistent = state.keepalive.is_some();
         if !state.tunnel.established() {
-            let wait = if state.attempts < EAGER_ATTEMPTS {
-                EAGER_RETRY
-            } else {
-                RETRY
-            } + self.jitter(&state);
+            let wait = self.wait(state);
             let due = match state.last_initiation {
                 None => persistent,
                 Some(last) => (persistent || !state.queue.is_empty()) && now.duration_since(last) >= wait,
             };
             if due {
-                self.send_initiation(&mut state, udp, scratch, now);
+                self.send_initiation(state, udp, scratch, now);
             }
             return;
         }
-        let Some(keepalive) = state.keepalive else { return };
-        let limit = if state.tunnel.initiator() {
-            REKEY_INITIATOR
-        } else {
-            REKEY_RESPONDER
-        };
         let quiet = state
             .last_initiation
-            .is_none_or(|last| now.duration_since(last) >= RETRY + self.jitter(&state));
-        if quiet && state.tunnel.age().is_some_and(|age| age >= limit) {
-            self.send_initiation(&mut state, udp, scratch, now);
+            .is_none_or(|last| now.duration_since(last) >= state.tunnel.limits().retry + self.jitter(state));
+        let aged = persistent && state.tunnel.age().is_some_and(|age| age >= rekey_age(state));
+        if quiet && (aged || state.tunnel.worn()) {
+            self.send_initiation(state, udp, scratch, now);
         }
-        if now.duration_since(state.last_sent) >= keepalive
+        if state
+            .keepalive
+            .is_some_and(|keepalive| now.duration_since(state.last_sent) >= keepalive)
             && let Some(len) = state.tunnel.seal(&[], scratch)
         {
-            self.send(&mut state, udp, &scratch[..len], 0);
-            state.last_sent = now;
+            self.send(state, udp, &scratch[..len], 0);
         }
+    }
+
+    /// When the next timer may run out.
+    fn due(&self, state: &State, now: Instant) -> Instant {
+        if now < state.busy_until || !state.queue.is_empty() {
+            return now + TICK;
+        }
+        let established = state.tunnel.established();
+        let mut due = now + SOME_TIME;
+        let mut at = |time: Instant| due = due.min(time);
+        if state.attempts > 0 || (state.keepalive.is_some() && !established) {
+            match state.last_initiation {
+                Some(_) if state.expired && state.keepalive.is_none() => {}
+                Some(last) => at(last + self.wait(state)),
+                None => at(now),
+            }
+        }
+        if let Some(made) = state.handshake {
+            if established {
+                at(made + SESSION_ENDS);
+            }
+            if now < made + KEYS_END + SAME_SESSION {
+                at(made + KEYS_END);
+            }
+            if state.keepalive.is_some() && established {
+                at(made + rekey_age(state));
+            }
+        }
+        if let Some(keepalive) = state.keepalive.filter(|_| established) {
+            at(state.last_sent + keepalive);
+        }
+        due
+    }
+
+    /// Between two initiations of a handshake that is not answered.
+    fn wait(&self, state: &State) -> Duration {
+        let wait = if state.attempts < EAGER_ATTEMPTS {
+            EAGER_RETRY
+        } else {
+            RETRY
+        };
+        wait + self.jitter(state)
     }
 
     /// Up to a third of a second, different from peer to peer and from time to time.
@@ -365,14 +436,21 @@ impl Peer {
         if sent == 0 {
             self.counters.drops.add(DropCause::OutSendFailed, 1);
         } else {
-            self.count_sent(sent * message.len() as u64, 0);
+            self.counters.tx.add(sent * message.len() as u64, 0);
+            state.last_sent = now;
         }
     }
 
     fn send(&self, state: &mut State, udp: &Udp, datagram: &[u8], packets: u64) {
         let Some(endpoint) = state.endpoint else { return };
         match udp.send_one(endpoint, datagram) {
-            Ok(()) => self.count_sent(datagram.len() as u64, packets),
+            Ok(()) if packets > 0 => {
+                self.count_sent(datagram.len() as u64, packets);
+            }
+            Ok(()) => {
+                self.counters.tx.add(datagram.len() as u64, 0);
+                state.last_sent = Instant::now();
+            }
             Err(error) => self.send_failed(endpoint, &error),
         }
     }
@@ -402,6 +480,22 @@ impl Peer {
             drops: self.counters.drops.snapshot(),
         }
     }
+}
+
+/// Age at which a tunnel that is to stay up gets new keys. boringtun renews on data alone, so an idle one
+/// would lapse. The responder steps in only where the initiator has failed to.
+fn rekey_age(state: &State) -> Duration {
+    let age = state.tunnel.limits().rekey_after;
+    if state.tunnel.initiator() {
+        age
+    } else {
+        age + age / 4
+    }
+}
+
+/// Sets a flag; true if it was not set.
+fn first(flag: &AtomicBool) -> bool {
+    !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::SeqCst)
 }
 
 const _: () = assert!(SCRATCH_LEN > DATA_OVERHEAD + HANDSHAKE_MAX);

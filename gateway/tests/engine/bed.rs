@@ -115,12 +115,12 @@ impl Pair {
 
     /// Nobody knows the other.
     pub(crate) fn apart() -> Self {
-        Self::apart_with(|config| config)
+        Self::apart_with(|_, config| config)
     }
 
     /// Both engines' configurations changed in the same way.
     pub(crate) fn with(change: impl Fn(EngineConfig) -> EngineConfig) -> Self {
-        let pair = Self::apart_with(change);
+        let pair = Self::apart_with(|_, config| change(config));
         pair.meet();
         pair
     }
@@ -131,12 +131,13 @@ impl Pair {
         self.join(&[to_a], &[to_b]);
     }
 
-    pub(crate) fn apart_with(change: impl Fn(EngineConfig) -> EngineConfig) -> Self {
+    /// Each engine's configuration changed in its own way: 1 is A's, 2 is B's.
+    pub(crate) fn apart_with(change: impl Fn(u8, EngineConfig) -> EngineConfig) -> Self {
         let (a, b) = (Node::new(), Node::new());
         let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
         let (engine_a, engine_b) = (
-            a.engine(change(config(&key_a)), 1),
-            b.engine(change(config(&key_b)), 2),
+            a.engine(change(1, config(&key_a)), 1),
+            b.engine(change(2, config(&key_b)), 2),
         );
         Self {
             a,

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bed;
+mod flood;
+mod keys;
 mod packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -83,7 +85,12 @@ fn main() {
         ),
     ];
     let mut ran = 0;
-    for (name, scenario) in scenarios.iter().chain(packets::SCENARIOS) {
+    for (name, scenario) in scenarios
+        .iter()
+        .chain(packets::SCENARIOS)
+        .chain(keys::SCENARIOS)
+        .chain(flood::SCENARIOS)
+    {
         if filter.as_deref().is_none_or(|filter| name.contains(filter)) {
             let start = Instant::now();
             scenario();

@@ -1,0 +1,162 @@
+//! Keys that are renewed while packets flow, and threads that sleep while none do.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use strait_gateway::datapath::{EngineConfig, KeyLimits};
+
+use crate::bed::{PATIENCE, Pair, exchange, only, until, v4};
+
+pub(crate) const SCENARIOS: &[(&str, fn())] = &[
+    (
+        "keys_renewed_under_load_lose_no_packet",
+        keys_renewed_under_load_lose_no_packet,
+    ),
+    ("an_idle_tunnel_sleeps", an_idle_tunnel_sleeps),
+];
+
+/// Packets under way at most: all buffers hold as many, so that a loss is the tunnel's.
+const WINDOW: u64 = 48;
+/// Renewals to be seen in each case.
+const RENEWALS: u32 = 2;
+/// Longer than the time in which two sessions count as one.
+const RETRY: Duration = Duration::from_millis(1100);
+
+/// One direction's packets, numbered.
+#[derive(Default)]
+struct Stream {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Stream {
+    fn send(&self, from: &UdpSocket, to: &UdpSocket, stop: &AtomicBool) {
+        let to = to.local_addr().unwrap();
+        let mut payload = [0; 1000];
+        let mut number = 0u64;
+        while !stop.load(Ordering::SeqCst) {
+            if number - self.received.load(Ordering::SeqCst) >= WINDOW {
+                std::thread::yield_now();
+                continue;
+            }
+            payload[..8].copy_from_slice(&number.to_be_bytes());
+            from.send_to(&payload, to).unwrap();
+            number += 1;
+            self.sent.store(number, Ordering::SeqCst);
+        }
+    }
+
+    /// Until all has come, in its order.
+    fn receive(&self, at: &UdpSocket, stop: &AtomicBool) {
+        at.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let (mut buffer, mut next, mut latest) = ([0; 2000], 0u64, Instant::now());
+        loop {
+            match at.recv(&mut buffer) {
+                Ok(len) => {
+                    let number = u64::from_be_bytes(*buffer.first_chunk().unwrap());
+                    assert_eq!(
+                        (len, number),
+                        (1000, next),
+                        "a packet was lost, doubled or overtaken"
+                    );
+                    next += 1;
+                    self.received.store(next, Ordering::SeqCst);
+                    latest = Instant::now();
+                }
+                Err(_) if stop.load(Ordering::SeqCst) && next == self.sent.load(Ordering::SeqCst) => return,
+                Err(_) => assert!(latest.elapsed() < PATIENCE, "packet {next} was lost"),
+            }
+        }
+    }
+}
+
+fn keys_renewed_under_load_lose_no_packet() {
+    let never = KeyLimits::default();
+    let by_count = KeyLimits {
+        rekey_after_messages: 1000,
+        retry: RETRY,
+        ..never
+    };
+    let by_age = KeyLimits {
+        rekey_after: RETRY,
+        retry: RETRY,
+        ..never
+    };
+    for (what, limits_a, limits_b) in [
+        ("by one side's count", by_count, never),
+        ("by the other's", never, by_count),
+        ("by both at once", by_count, by_count),
+        ("by age", by_age, by_age),
+    ] {
+        let pair = Pair::apart_with(|number, config| EngineConfig {
+            key_limits: if number == 1 { limits_a } else { limits_b },
+            ..config
+        });
+        pair.meet();
+        let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+        let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| there.send(&a, &b, &stop));
+            scope.spawn(|| back.send(&b, &a, &stop));
+            let received = [
+                scope.spawn(|| there.receive(&b, &stop)),
+                scope.spawn(|| back.receive(&a, &stop)),
+            ];
+            let age = || only(&pair.engine_a).last_handshake.unwrap();
+            let (mut renewals, mut before, start) = (0, age(), Instant::now());
+            while renewals < RENEWALS
+                && start.elapsed() < PATIENCE
+                && !received.iter().any(|thread| thread.is_finished())
+            {
+                std::thread::sleep(Duration::from_millis(20));
+                let now = age();
+                renewals += u32::from(now < before);
+                before = now;
+            }
+            stop.store(true, Ordering::SeqCst);
+            for thread in received {
+                thread.join().unwrap_or_else(|_| panic!("renewed {what}"));
+            }
+            assert_eq!(renewals, RENEWALS, "renewed {what}");
+        });
+        let sent = there
+            .sent
+            .load(Ordering::SeqCst)
+            .min(back.sent.load(Ordering::SeqCst));
+        assert!(sent > 2000, "{sent} packets are no load ({what})");
+    }
+}
+
+/// How often the control threads of this process have waited.
+fn control_waits() -> u64 {
+    let mut waits = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        if status.starts_with("Name:\tstrait-ctl\n") {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            waits += line.unwrap().trim().parse::<u64>().unwrap();
+        }
+    }
+    waits
+}
+
+fn an_idle_tunnel_sleeps() {
+    let pair = Pair::with(|config| config);
+    // What the handshake has left to do is done.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = control_waits();
+    std::thread::sleep(Duration::from_secs(2));
+    let woke = control_waits() - before;
+    assert!(
+        woke <= 2,
+        "two idle tunnels' control threads woke {woke} times in 2 s"
+    );
+    // Its timers run again once there is something to time.
+    let (a, b): (IpAddr, IpAddr) = (v4(1), v4(2));
+    exchange(&pair.a.udp(a), &pair.b.udp(b), b"awake");
+    let before = control_waits();
+    until("the timers are looked at", || control_waits() >= before + 6);
+}
