@@ -32,7 +32,7 @@ pub(crate) struct Sent {
     pub(crate) mbps: f64,
 }
 
-fn connect(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<TcpStream> {
+pub(super) fn connect(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     if let Some(source) = source {
         let source = SocketAddr::new(source, 0);

@@ -34,10 +34,19 @@ pub(crate) struct Hop {
 }
 
 /// Sends echo requests, one after the other. No answer at all is an error.
-pub(super) fn ping(address: IpAddr, source: Option<IpAddr>, count: u16, timeout: Duration) -> Result<Pinged> {
+pub(super) fn ping(
+    address: IpAddr,
+    source: Option<IpAddr>,
+    count: u16,
+    interval: Duration,
+    timeout: Duration,
+) -> Result<Pinged> {
     let icmp = Icmp::open(address, source)?;
     let mut rtt_ms = Vec::new();
+    let started = Instant::now();
     for sequence in 1..=count {
+        let due = interval * u32::from(sequence - 1);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
         if let Some((Answer::Reply, _, rtt)) = icmp.ask(sequence, 64, timeout)? {
             rtt_ms.push(rtt);
         }

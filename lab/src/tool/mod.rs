@@ -3,7 +3,9 @@
 //! Each client prints one JSON object and fails with a sentence.
 
 mod client;
+mod engine;
 mod icmp;
+mod load;
 mod noise;
 mod resolve;
 mod serve;
@@ -17,9 +19,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 pub(crate) use client::{Fetched, Sent};
+pub(crate) use engine::EngineSpec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use icmp::read_both as icmp_answers;
 pub(crate) use icmp::{Hop, Pinged};
+pub(crate) use load::{Datagrams, Streamed};
 pub(crate) use resolve::{LookedUp, Resolved};
 
 /// Arguments of `strait lab-tool`.
@@ -56,6 +60,9 @@ enum Tool {
         address: IpAddr,
         #[arg(long, default_value_t = 1)]
         count: u16,
+        /// Seconds from one to the next; without it, the next follows an answer
+        #[arg(long, default_value_t = 0.0)]
+        interval: f64,
         #[command(flatten)]
         common: ClientArgs,
     },
@@ -73,6 +80,43 @@ enum Tool {
         #[command(flatten)]
         common: ClientArgs,
     },
+    /// Take the loads that `streams` and `datagrams` send
+    TakeLoads {
+        #[arg(long, default_value_t = 5201)]
+        port: u16,
+    },
+    /// Load a path with TCP connections
+    Streams {
+        server: SocketAddr,
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        flows: u16,
+        #[arg(long, default_value_t = 1.0)]
+        duration: f64,
+        /// Bits a second, of all together
+        #[arg(long)]
+        rate: Option<f64>,
+        /// As many connections the other way at the same time
+        #[arg(long)]
+        both: bool,
+        #[arg(long)]
+        source: Option<IpAddr>,
+    },
+    /// Load a path with datagrams
+    Datagrams {
+        server: SocketAddr,
+        /// Bytes in each
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1400))]
+        size: u16,
+        #[arg(long, default_value_t = 1.0)]
+        duration: f64,
+        /// Datagrams a second
+        #[arg(long)]
+        rate: Option<f64>,
+        #[arg(long)]
+        source: Option<IpAddr>,
+    },
+    /// Run the data path alone, as standard input says, until that ends
+    Engine,
     /// Send datagrams that mean nothing
     Noise {
         target: SocketAddr,
@@ -127,9 +171,17 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
         Tool::Ping {
             address,
             count,
+            interval,
             common,
         } => {
-            print(&icmp::ping(address, common.source, count, common.timeout())?)?;
+            let interval = Duration::try_from_secs_f64(interval)?;
+            print(&icmp::ping(
+                address,
+                common.source,
+                count,
+                interval,
+                common.timeout(),
+            )?)?;
         }
         Tool::Trace { address, common } => {
             print(&icmp::trace(address, common.source, common.timeout())?)?;
@@ -142,6 +194,26 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             let duration = Duration::try_from_secs_f64(duration)?;
             print(&client::send(server, common.source, duration, common.timeout())?)?;
         }
+        Tool::TakeLoads { port } => load::serve(port)?,
+        Tool::Streams {
+            server,
+            flows,
+            duration,
+            rate,
+            both,
+            source,
+        } => {
+            let amount = amount(duration, rate)?;
+            print(&load::streams(server, source, flows, both, amount)?)?;
+        }
+        Tool::Datagrams {
+            server,
+            size,
+            duration,
+            rate,
+            source,
+        } => print(&load::datagrams(server, source, size, amount(duration, rate)?)?)?,
+        Tool::Engine => engine::run()?,
         Tool::Noise { target, count } => print(&noise::noise(target, count)?)?,
         Tool::Inspect => print!("{}", strait_linux::inspect::everything()?),
         Tool::Metrics { listen } => print!("{}", client::metrics(listen)?),
@@ -156,6 +228,13 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn amount(duration: f64, rate: Option<f64>) -> Result<load::Amount> {
+    Ok(load::Amount {
+        duration: Duration::try_from_secs_f64(duration)?,
+        rate,
+    })
 }
 
 fn print<T: Serialize>(value: &T) -> Result<()> {

@@ -44,7 +44,7 @@ pub(super) fn serve(port: u16, sink: Option<u16>) -> Result<()> {
 }
 
 /// On all addresses of both families, or of IPv4 where the kernel has no IPv6.
-fn listen(port: u16) -> Result<TcpListener> {
+pub(super) fn listen(port: u16) -> Result<TcpListener> {
     TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
         .with_context(|| format!("cannot listen on TCP port {port}"))
@@ -56,7 +56,7 @@ fn bind_udp(port: u16) -> Result<UdpSocket> {
         .with_context(|| format!("cannot listen on UDP port {port}"))
 }
 
-fn accept(
+pub(super) fn accept(
     listener: &TcpListener,
     serve: impl Fn(TcpStream, SocketAddr) -> Result<()> + Clone + Send + 'static,
 ) {

@@ -5,6 +5,7 @@
 
 mod address;
 mod create;
+mod features;
 mod neighbour;
 mod route;
 mod rule;
@@ -21,6 +22,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use strait_core::kernel::MacAddress;
 
 pub use create::{VethEnd, Vxlan};
+pub use features::{Feature, features, set_features};
 pub use route::PROTOCOL_STATIC;
 
 use crate::error::{Error, Result};
