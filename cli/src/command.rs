@@ -36,6 +36,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make clusters out of network namespaces on this machine, with the real daemons in them
     Lab(strait_lab::Args),
+    /// Measure throughput and latency between two clusters of a lab, and where the time goes
+    Benchmark(strait_lab::BenchmarkArgs),
     /// Keep this node's routes, overlay, NAT and VIPs (on every node)
     RouteAgent(strait_route_agent::Args),
     /// Print what the route agent would change on this node
@@ -113,6 +115,7 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
     }
     match command {
         Command::Lab(args) => strait_lab::run(args),
+        Command::Benchmark(args) => strait_lab::run_benchmark(args),
         Command::RouteAgent(args) => strait_route_agent::run(args),
         Command::Plan(args) => strait_route_agent::plan(args),
         Command::Gateway(args) => {

@@ -7,6 +7,7 @@
 
 mod alive;
 mod args;
+mod benchmark;
 mod config;
 mod container;
 mod control;
@@ -37,6 +38,7 @@ mod wait;
 mod wires;
 
 pub use args::{Args, run};
+pub use benchmark::{BenchmarkArgs, run_benchmark};
 pub use container::{ContainerArgs, run_container};
 pub use sandbox::{SupervisorArgs, run_supervisor};
 pub use tool::{ToolArgs, run_tool};

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod benchmark;
 mod hostile;
 mod kills;
 mod lab;

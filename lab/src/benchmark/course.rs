@@ -1,0 +1,382 @@
+//! The order of things.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use strait_gateway::datapath::PrivateKey;
+
+use super::cpu::Moment;
+use super::place::{Places, Side, endpoint};
+use super::report::{Bare, Cpu, Latency, Measured, Pods, Report, Share};
+use super::run::{Engine, Tool};
+use crate::args::clock;
+use crate::control::{self, PodRequest, Request, Response};
+use crate::dir::LabDir;
+use crate::objects;
+use crate::status;
+use crate::tool::{Datagrams, EngineSpec, Hop, Pinged, Streamed};
+use crate::wait::until_blocking;
+
+/// Where loads are taken.
+const LOADS: u16 = 5201;
+/// How long a path may take to carry.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Namespace and label of the pods.
+const NAMESPACE: &str = "default";
+const LABEL: &str = "app";
+/// The device of the bare data path: of a name that the guard of the node does not watch.
+const DEVICE: &str = "bench-tun";
+/// Inner addresses of the bare data path: those that RFC 2544 keeps for benchmarks.
+const INNER: [&str; 2] = ["198.18.0.1/30", "198.18.0.2/30"];
+/// From one ping to the next.
+const PING_INTERVAL: f64 = 0.005;
+/// The load beside which pings are sent: half of what one flow reached, at most this.
+const BESIDE_MAX: f64 = 1e9;
+/// Payload of small datagrams.
+const SMALL: &str = "64";
+
+/// Name and label of this process's pods.
+fn label() -> String {
+    format!("strait-benchmark-{}", std::process::id())
+}
+
+/// A benchmark at work.
+pub(super) struct Course {
+    dir: LabDir,
+    seconds: f64,
+    started: Instant,
+}
+
+/// A path to measure.
+struct Path<'a> {
+    /// Where loads start.
+    place: &'a str,
+    target: IpAddr,
+    /// Processes on it that are watched.
+    processes: Vec<(String, i32)>,
+}
+
+impl Course {
+    pub(super) fn new(dir: LabDir, seconds: f64) -> Self {
+        Self {
+            dir,
+            seconds,
+            started: Instant::now(),
+        }
+    }
+
+    /// Says what is done now.
+    pub(super) fn say(&self, step: &str) {
+        status::say(&format!("{}  {step}", clock(self.started)));
+    }
+
+    pub(super) fn run(&mut self, from: Option<&str>, to: Option<&str>) -> Result<Report> {
+        let file = self.dir.running()?;
+        let places = Places::of(&file.topology, from, to)?;
+        self.say(&format!(
+            "start a pod on {}/{} and one on {}/{}",
+            places.from.cluster, places.from.node, places.to.cluster, places.to.node
+        ));
+        let client = self.pod(&places.from, false)?;
+        let server = self.pod(&places.to, true)?;
+        let target = places.usable(&server)?;
+        places.usable(&client)?;
+        let near = format!("{}/{}", places.from.cluster, label());
+        let pods = Path {
+            place: &near,
+            target,
+            processes: self.gateways(&places)?,
+        };
+        self.ready(&pods, "the other cluster's pod")?;
+
+        let mut engines = Vec::new();
+        let mut missing = None;
+        let bare_place = format!("{}/{}", places.from.cluster, places.from.gateway);
+        let far_place = format!("{}/{}", places.to.cluster, places.to.gateway);
+        match &places.underlay {
+            Ok(underlay) => {
+                self.say(&format!(
+                    "run the bare data path between {bare_place} and {far_place}"
+                ));
+                engines = self.engines([&bare_place, &far_place], *underlay)?;
+            }
+            Err(why) => missing = Some(why.clone()),
+        }
+        let taker = match missing {
+            None => Some(Tool::start(
+                &self.dir,
+                &far_place,
+                &["take-loads", "--port", &LOADS.to_string()],
+            )?),
+            Some(_) => None,
+        };
+        let inner: IpNet = INNER[1].parse()?;
+        let bare = Path {
+            place: &bare_place,
+            target: inner.addr(),
+            processes: [&bare_place, &far_place]
+                .into_iter()
+                .zip(&engines)
+                .map(|(place, engine)| (format!("{place}, bare"), engine.process))
+                .collect(),
+        };
+        let bare = engines.first().map(|_| bare);
+        let measured = self.both(&pods, bare.as_ref());
+        drop(engines);
+        if let Some(taker) = taker {
+            taker.end();
+        }
+        let (pods, bare_measured, path) = measured?;
+        Ok(Report {
+            lab: self.dir.name().to_owned(),
+            seconds: self.seconds,
+            stations: places.stations(),
+            path,
+            ratio: bare_measured.as_ref().map(|bare| bare.below(&pods)),
+            pods: Pods {
+                from: places.from,
+                to: places.to,
+                measured: pods,
+            },
+            bare: bare_measured.map(|measured| Bare {
+                from: bare_place,
+                to: far_place,
+                measured,
+            }),
+            no_bare: missing,
+        })
+    }
+
+    /// Every test, on one path and then on the other, so that a busy moment of the machine hits both.
+    fn both(
+        &self,
+        pods: &Path<'_>,
+        bare: Option<&Path<'_>>,
+    ) -> Result<(Measured, Option<Measured>, Vec<Hop>)> {
+        if let Some(bare) = bare {
+            self.ready(bare, "the other gateway through the bare data path")?;
+        }
+        let on_both = |what: &str| self.say(&format!("{what} (pod to pod, then the bare data path)"));
+        on_both("round trips without load");
+        let idle = self.pings(pods)?;
+        let bare_idle = bare.map(|path| self.pings(path)).transpose()?;
+        on_both("one TCP flow");
+        let one = self.counted(pods)?;
+        let bare_one = bare.map(|path| self.counted(path)).transpose()?;
+        on_both("eight TCP flows");
+        let eight = self.streams(pods, 8, None)?;
+        let bare_eight = bare.map(|path| self.streams(path, 8, None)).transpose()?;
+        on_both("datagrams of 64 bytes");
+        let small = self.small(pods)?;
+        let bare_small = bare.map(|path| self.small(path)).transpose()?;
+        let beside = (one.0.bits_per_second / 2.0).min(BESIDE_MAX);
+        on_both(&format!("round trips beside {:.2} Gbit/s of TCP", beside / 1e9));
+        let loaded = self.pings_beside(pods, beside)?;
+        let bare_loaded = bare.map(|path| self.pings_beside(path, beside)).transpose()?;
+        self.say("the hops, and the round trip to each");
+        let target = pods.target.to_string();
+        let path: Vec<Hop> =
+            Tool::start(&self.dir, pods.place, &["trace", &target, "--timeout", "1"])?.result()?;
+        let together = |one: (Streamed, Cpu), eight: Streamed, small: Datagrams, idle, loaded| Measured {
+            tcp_1_bits_per_second: one.0.bits_per_second,
+            tcp_8_bits_per_second: eight.bits_per_second,
+            udp_64_per_second: small.received_per_second,
+            udp_64_sent_per_second: small.sent_per_second,
+            round_trip_idle: idle,
+            round_trip_loaded: loaded,
+            loaded_with_bits_per_second: beside,
+            cpu: one.1,
+        };
+        let bare = match (bare_one, bare_eight, bare_small, bare_idle, bare_loaded) {
+            (Some(one), Some(eight), Some(small), Some(idle), Some(loaded)) => {
+                Some(together(one, eight, small, idle, loaded))
+            }
+            _ => None,
+        };
+        Ok((together(one, eight, small, idle, loaded), bare, path))
+    }
+
+    /// Waits until a path carries.
+    fn ready(&self, path: &Path<'_>, what: &str) -> Result<()> {
+        let server = SocketAddr::new(path.target, LOADS).to_string();
+        until_blocking(what, PATIENCE, || {
+            Tool::start(&self.dir, path.place, &["streams", &server, "--duration", "0.05"])?
+                .result::<Streamed>()
+        })
+        .map(drop)
+    }
+
+    fn streams(&self, path: &Path<'_>, flows: u16, rate: Option<f64>) -> Result<Streamed> {
+        self.start_streams(path, flows, rate, self.seconds)?.result()
+    }
+
+    fn start_streams(&self, path: &Path<'_>, flows: u16, rate: Option<f64>, seconds: f64) -> Result<Tool> {
+        let server = SocketAddr::new(path.target, LOADS).to_string();
+        let (flows, seconds) = (flows.to_string(), seconds.to_string());
+        let mut arguments = vec!["streams", &server, "--flows", &flows, "--duration", &seconds];
+        let rate = rate.map(|rate| rate.to_string());
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate", rate]);
+        }
+        Tool::start(&self.dir, path.place, &arguments)
+    }
+
+    /// One flow, and who works for it.
+    fn counted(&self, path: &Path<'_>) -> Result<(Streamed, Cpu)> {
+        let before = Moment::now(&path.processes)?;
+        let done = self.streams(path, 1, None)?;
+        let work = Moment::now(&path.processes)?.since(&before);
+        let gigabytes = done.bytes as f64 / 1e9;
+        ensure!(gigabytes > 0.0, "nothing went through from {}", path.place);
+        let [sender, receiver] = done.cpu_seconds;
+        let mut shares: Vec<Share> = work
+            .spent
+            .into_iter()
+            .map(|((process, thread), seconds)| Share {
+                process,
+                thread: Some(thread),
+                seconds_per_gigabyte: seconds / gigabytes,
+            })
+            // Those that slept say nothing.
+            .filter(|share| share.seconds_per_gigabyte >= 0.005)
+            .collect();
+        for (process, seconds) in [("sender", sender), ("receiver", receiver)] {
+            shares.push(Share {
+                process: process.to_owned(),
+                thread: None,
+                seconds_per_gigabyte: seconds / gigabytes,
+            });
+        }
+        let cpu = Cpu {
+            shares,
+            machine_seconds_per_gigabyte: work.busy / gigabytes,
+            softirq_seconds_per_gigabyte: work.softirq / gigabytes,
+        };
+        Ok((done, cpu))
+    }
+
+    fn small(&self, path: &Path<'_>) -> Result<Datagrams> {
+        let server = SocketAddr::new(path.target, LOADS).to_string();
+        let seconds = self.seconds.to_string();
+        let arguments = ["datagrams", &server, "--size", SMALL, "--duration", &seconds];
+        Tool::start(&self.dir, path.place, &arguments)?.result()
+    }
+
+    fn pings(&self, path: &Path<'_>) -> Result<Latency> {
+        let count = ((self.seconds / PING_INTERVAL) as u16)
+            .clamp(20, 1000)
+            .to_string();
+        let (target, interval) = (path.target.to_string(), PING_INTERVAL.to_string());
+        let arguments = [
+            "ping",
+            &target,
+            "--count",
+            &count,
+            "--interval",
+            &interval,
+            "--timeout",
+            "1",
+        ];
+        let pinged: Pinged = Tool::start(&self.dir, path.place, &arguments)?.result()?;
+        Latency::of(&pinged)
+    }
+
+    fn pings_beside(&self, path: &Path<'_>, rate: f64) -> Result<Latency> {
+        // It begins before the pings and ends after them.
+        let load = self.start_streams(path, 1, Some(rate), self.seconds + 1.0)?;
+        std::thread::sleep(Duration::from_millis(300));
+        let pinged = self.pings(path)?;
+        load.result::<Streamed>()?;
+        Ok(pinged)
+    }
+
+    /// Both ends of the bare data path.
+    fn engines(&self, places: [&String; 2], underlay: [IpAddr; 2]) -> Result<Vec<Engine>> {
+        let keys = [PrivateKey::generate()?, PrivateKey::generate()?];
+        let mut engines = Vec::new();
+        for (own, other) in [(0, 1), (1, 0)] {
+            let spec = EngineSpec {
+                interface: DEVICE.to_owned(),
+                address: INNER[own].parse()?,
+                port: endpoint(underlay[own]).port(),
+                key: keys[own].to_base64().to_string(),
+                peer: keys[other].public().0,
+                endpoint: endpoint(underlay[other]),
+            };
+            engines.push(Engine::start(&self.dir, places[own], &spec)?);
+        }
+        Ok(engines)
+    }
+
+    /// The daemons whose work counts, by name and process.
+    fn gateways(&self, places: &Places) -> Result<Vec<(String, i32)>> {
+        let mut found = Vec::new();
+        for side in [&places.from, &places.to] {
+            for gateway in &side.gateways {
+                let daemon = format!("{}/{gateway}/gateway", side.cluster);
+                let process = self.dir.container(&daemon)?;
+                found.push((
+                    format!("{}/{gateway}", side.cluster),
+                    process.with_context(|| format!("{daemon} does not run"))?,
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    fn pod(&self, side: &Side, serves: bool) -> Result<Vec<IpAddr>> {
+        let mut argv = Vec::new();
+        if serves {
+            argv.extend(["strait", "lab-tool", "take-loads", "--port"].map(str::to_owned));
+            argv.push(LOADS.to_string());
+        }
+        let request = Request::RunPod(PodRequest {
+            cluster: side.cluster.clone(),
+            node: side.node.clone(),
+            namespace: NAMESPACE.to_owned(),
+            name: label(),
+            labels: [(LABEL.to_owned(), label())].into(),
+            ports: if serves { vec![LOADS] } else { Vec::new() },
+            argv,
+        });
+        match control::ask(&self.dir, &request)? {
+            Response::Pod(addresses) => Ok(addresses),
+            _ => bail!("the supervisor answered something else"),
+        }
+    }
+}
+
+/// Takes this process's pods out of a lab; there need not be any.
+pub(super) fn clear(dir: &LabDir) -> Result<()> {
+    let file = dir.running()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    for cluster in file.topology.names() {
+        let deleted = runtime.block_on(async {
+            let client = objects::client(&dir.kubeconfig(cluster)).await?;
+            let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
+            let ours = ListParams::default().labels(&format!("{LABEL}={}", label()));
+            for pod in pods.list(&ours).await? {
+                let name = pod.metadata.name.unwrap_or_default();
+                pods.delete(&name, &DeleteParams::default()).await?;
+            }
+            anyhow::Ok(())
+        });
+        deleted.with_context(|| format!("cannot remove the pods of the benchmark from {cluster}"))?;
+    }
+    let name = label();
+    until_blocking("the end of the benchmark's pods", PATIENCE, || {
+        let Response::Status(status) = control::ask(dir, &Request::Status)? else {
+            bail!("the supervisor answered something else");
+        };
+        let left = status.pods.iter().find(|pod| pod.name == name);
+        ensure!(left.is_none(), "a pod of it still runs");
+        Ok(())
+    })
+}

@@ -1,0 +1,132 @@
+//! `strait benchmark`: what two clusters of a lab carry from pod to pod, beside what the bare data path carries
+//! between the same two gateways, and where time and CPU go.
+//!
+//! [`place`] says between whom, [`course`] is the order of things, [`run`](mod@run) starts what measures in pods and on
+//! nodes, [`cpu`] counts who works meanwhile, [`report`] is what comes out.
+
+mod course;
+mod cpu;
+mod place;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Output;
+use crate::dir::LabDir;
+use crate::start::{self, Tether};
+use crate::status;
+use crate::topology::{Families, Shape};
+use course::Course;
+
+/// Measure throughput and latency between two clusters of a lab, and where the time goes
+#[derive(Debug, Clone, Args)]
+pub struct BenchmarkArgs {
+    /// The cluster that sends [default: the lab's first]
+    #[arg(value_name = "FROM")]
+    pub(super) from: Option<String>,
+    /// The cluster that receives [default: the lab's second]
+    #[arg(value_name = "TO", requires = "from")]
+    pub(super) to: Option<String>,
+    /// The lab. Without one, and where no lab named `default` stands, one is made for the time
+    #[arg(long, env = "STRAIT_LAB", value_name = "NAME")]
+    lab: Option<String>,
+    /// Seconds of each load
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// How to print the results
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("it takes 0.1 to 600".to_owned()),
+    }
+}
+
+/// Exit code of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Measures, and leaves the lab as it was.
+pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
+    let named = args.lab.as_deref().filter(|name| !name.is_empty());
+    let given = LabDir::of(named.unwrap_or("default"))?;
+    let stands = named.is_some() || given.exists();
+    let dir = if stands {
+        given.running()?;
+        given
+    } else {
+        LabDir::of(&format!("benchmark-{}", std::process::id()))?
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (done, told) = tokio::sync::oneshot::channel();
+        let (lab, work) = (dir.clone(), args.clone());
+        thread::Builder::new()
+            .name("benchmark".to_owned())
+            .spawn(move || {
+                // The receiver is gone only if the process is about to end.
+                let _ = done.send(measure(&lab, stands, &work));
+            })?;
+        anyhow::Ok(tokio::select! {
+            biased;
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+            _ = hangup.recv() => None,
+            told = told => Some(told.map_err(|_| anyhow!("the benchmark panicked"))?),
+        })
+    });
+    let cleared = if stands {
+        course::clear(&dir)
+    } else {
+        start::down_own(&dir).context("cannot take the lab down")
+    };
+    match ended? {
+        Some(report) => {
+            let report = report?;
+            cleared?;
+            match args.output {
+                Output::Json => println!("{}", report.to_json()?),
+                Output::Text => print!("{}", report.to_text()),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            status::say("strait: interrupted; the lab is as it was");
+            cleared.map(|()| ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+fn measure(dir: &LabDir, stands: bool, args: &BenchmarkArgs) -> Result<report::Report> {
+    let mut course = Course::new(dir.clone(), args.seconds);
+    let _tether: Option<Tether> = if stands {
+        None
+    } else {
+        let shape = Shape::uniform(2, 2, 1, Families::V4);
+        for name in [&args.from, &args.to].into_iter().flatten() {
+            let known = shape.clusters.iter().map(|cluster| cluster.name.as_str());
+            let known: Vec<&str> = known.collect();
+            ensure!(
+                known.contains(&name.as_str()),
+                "no lab stands, and the one made for the time has no cluster {name:?}: it has {}; `strait lab up` \
+                 makes one with others",
+                known.join(", ")
+            );
+        }
+        Some(start::up(dir, &shape, true, &mut |step| course.say(step))?)
+    };
+    course.run(args.from.as_deref(), args.to.as_deref())
+}
