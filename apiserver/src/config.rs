@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::audit::Audit;
 use crate::auth::User;
+use crate::error::Error;
 use crate::store::Window;
 use crate::tls::Tls;
 
@@ -143,6 +144,30 @@ impl std::fmt::Debug for Config {
     }
 }
 
+/// Fewest addresses that services need to begin with, as on a real server.
+const FEWEST: u8 = 3;
+
+/// Checks prefixes for the addresses of services.
+pub(crate) fn check_service_cidrs(cidrs: &[IpNet]) -> Result<(), Error> {
+    for (i, net) in cidrs.iter().enumerate() {
+        let wrong = |why: String| Err(Error::Config(format!("the prefix of Services {net} {why}")));
+        if net.max_prefix_len() - net.prefix_len() < FEWEST {
+            let most = net.max_prefix_len() - FEWEST;
+            return wrong(format!("is too small: give one of /{most} or shorter"));
+        }
+        if net.trunc() != *net {
+            return wrong(format!("has bits set behind its length: write {}", net.trunc()));
+        }
+        let family = net.max_prefix_len();
+        if let Some(other) = cidrs[..i].iter().find(|o| o.max_prefix_len() == family) {
+            return wrong(format!(
+                "is of one family with {other}: give one of each family at most"
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl Config {
     /// A server in memory without sockets, for tests.
     pub fn in_memory() -> Self {
@@ -170,6 +195,42 @@ impl Config {
             max_body: 3 << 20,
             limits: Limits::default(),
             audit: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_service_cidrs;
+
+    #[test]
+    fn prefixes_of_services_have_room_and_a_family_of_their_own() {
+        let check = |list: &[&str]| {
+            let list: Vec<_> = list.iter().map(|p| p.parse().unwrap()).collect();
+            check_service_cidrs(&list).map_err(|e| e.to_string())
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["10.96.0.0/29", "fd00::/125"]), Ok(()));
+        for (list, said) in [
+            (
+                &["10.96.0.1/32"][..],
+                "10.96.0.1/32 is too small: give one of /29 or shorter",
+            ),
+            (
+                &["fd00::/126"],
+                "fd00::/126 is too small: give one of /125 or shorter",
+            ),
+            (
+                &["10.96.0.1/16"],
+                "10.96.0.1/16 has bits set behind its length: write 10.96.0.0/16",
+            ),
+            (
+                &["10.96.0.0/16", "fd00::/112", "10.97.0.0/16"],
+                "10.97.0.0/16 is of one family with 10.96.0.0/16",
+            ),
+        ] {
+            let e = check(list).unwrap_err();
+            assert!(e.contains(said), "{list:?}: {e}");
         }
     }
 }

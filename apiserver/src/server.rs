@@ -23,7 +23,7 @@ use crate::auth::token::Signer;
 use crate::auth::{StaticTokens, User, random_token};
 use crate::builtin::service::Addresses;
 use crate::catalog::Catalogs;
-use crate::config::{Config, Data, Limits};
+use crate::config::{Config, Data, Limits, check_service_cidrs};
 use crate::error::Error;
 use crate::http::{Peer, Service};
 use crate::limits::{Gate, Place, Places};
@@ -63,6 +63,7 @@ impl std::fmt::Debug for Server {
 impl Server {
     /// Opens the store, loads the manifests, and serves. When this returns, the API answers.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        check_service_cidrs(&config.service_cidrs)?;
         let dir = match &config.data {
             Data::Directory(dir) => {
                 files::make_private(dir)?;

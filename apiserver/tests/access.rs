@@ -435,6 +435,17 @@ async fn strangers_see_only_that_the_server_lives() {
         StatusCode::UNAUTHORIZED,
         "another scheme is no token"
     );
+    let garbage = Request::builder()
+        .uri("/version")
+        .header("authorization", &b"Bearer \xff\xfe"[..])
+        .body(Body::empty())
+        .unwrap();
+    let answer = server.service().oneshot(garbage).await.unwrap();
+    assert_eq!(
+        answer.status(),
+        StatusCode::UNAUTHORIZED,
+        "what is no text is no token, and not nobody's either"
+    );
     server.shutdown().await;
 }
 

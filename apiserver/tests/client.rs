@@ -336,13 +336,23 @@ async fn services_get_addresses_of_the_range_once() {
         .create(&PostParams::default(), &service("b", Some(&address)))
         .await
         .unwrap();
-    match services
-        .create(&PostParams::default(), &service("c", Some("192.0.2.1")))
-        .await
-    {
-        Err(Error::Api(status)) => assert!(status.message.contains("not in the valid range"), "{status:?}"),
-        other => panic!("an address out of the range must be refused, not {other:?}"),
+    // Nor is the network's own one in the range, nor that of broadcasts.
+    for address in ["192.0.2.1", "10.96.0.0", "10.96.255.255"] {
+        match services
+            .create(&PostParams::default(), &service("c", Some(address)))
+            .await
+        {
+            Err(Error::Api(status)) => assert_eq!(
+                (status.code, status.message.as_str()),
+                (422, format!("Service \"c\" is invalid: spec.clusterIPs: Invalid value: [\"{address}\"]: failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is 10.96.0.0/16").as_str())
+            ),
+            other => panic!("an address out of the range must be refused, not {other:?}"),
+        }
     }
+    services
+        .create(&PostParams::default(), &service("c", Some("10.96.255.254")))
+        .await
+        .unwrap();
     server.shutdown().await;
 }
 

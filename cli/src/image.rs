@@ -69,7 +69,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe().context("cannot tell where this program's own file is")?,
     };
-    let binary = std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let binary = std::fs::read(&source).with_context(|| {
+        format!(
+            "cannot read {}; name a binary that is there and may be read with --binary",
+            source.display()
+        )
+    })?;
     let architecture = static_architecture(&binary).with_context(|| {
         format!(
             "{} cannot be the whole of an image; deploy/image.sh builds a binary that can",
@@ -89,7 +94,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<u8>> {
-    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let pem = std::fs::read(path).with_context(|| {
+        format!(
+            "cannot read {}; name a file of certificates in PEM that is there and may be read",
+            path.display()
+        )
+    })?;
     ensure!(
         String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----"),
         "{} holds no certificate in PEM",

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 fn strait() -> Command {
@@ -42,4 +43,50 @@ fn it_is_listed_and_says_where_it_serves_what() {
         assert!(said.contains(path.to_str().unwrap()), "{said}");
     }
     assert!(kubeconfig.exists());
+}
+
+#[test]
+fn what_it_cannot_serve_with_is_refused_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let here = ["--listen", "127.0.0.1:0"];
+    for (args, said) in [
+        (&[][..], &["--listen 127.0.0.1:6443"][..]),
+        (
+            &["--listen", &taken],
+            &[&taken, "choose another address with --listen", "in use"],
+        ),
+        (
+            &[here[0], here[1], "--service-cidr", "10.96.0.0/33"],
+            &["\"33\" is no length of an IPv4 prefix", "--service-cidr"],
+        ),
+        (
+            &[here[0], here[1], "--service-cidr", "10.96.0.7/32"],
+            &["10.96.0.7/32 is too small", "/29"],
+        ),
+        (
+            &[
+                here[0],
+                here[1],
+                "--service-cidr",
+                "10.96.0.0/16",
+                "--service-cidr",
+                "10.97.0.0/16",
+            ],
+            &["10.97.0.0/16", "10.96.0.0/16", "one of each family"],
+        ),
+    ] {
+        let output = strait()
+            .args(["apiserver", "--data-dir"])
+            .arg(folder.path().join("data"))
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{args:?}: {text}");
+        for part in said {
+            assert!(text.contains(part), "{args:?}: {text}");
+        }
+    }
 }

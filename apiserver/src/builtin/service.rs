@@ -427,7 +427,7 @@ pub(super) fn claim(api: &Api, old: &Value, new: &mut Value) -> ApiResult<Claim>
         match wanted.get(i).copied().flatten() {
             Some(ip) => {
                 if !before.contains(&ip) {
-                    if !range.contains(&ip) {
+                    if !allocatable(range, ip) {
                         let why = format!(
                             "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
                         );
@@ -461,6 +461,11 @@ pub(super) fn claim(api: &Api, old: &Value, new: &mut Value) -> ApiResult<Claim>
     new["spec"]["clusterIP"] = texts.first().cloned().unwrap_or_default().into();
     new["spec"]["clusterIPs"] = json!(texts);
     Ok(claim)
+}
+
+/// Whether a service may have this address: neither the network's own nor, in IPv4, that of broadcasts.
+fn allocatable(range: &IpNet, ip: IpAddr) -> bool {
+    range.contains(&ip) && ip != range.network() && (ip.is_ipv6() || ip != range.broadcast())
 }
 
 /// A free address of a range, from a random start on. The first ones are left to those who ask for them.

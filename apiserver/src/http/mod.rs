@@ -173,6 +173,8 @@ where
     let api = &service.api;
     let (parts, body) = request.into_parts();
     let authorization = header(&parts.headers, &AUTHORIZATION);
+    // Also one that is no text: who shows something wrong is not taken for nobody.
+    let shown = parts.headers.get_all(AUTHORIZATION).iter().any(|v| !v.is_empty());
     let token = authorization
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -183,7 +185,7 @@ where
             api.authenticate(&token).ok_or_else(ApiError::unauthorized)?,
             Some(token),
         ),
-        (None, None) if !authorization.is_empty() => return Err(ApiError::unauthorized()),
+        (None, None) if shown => return Err(ApiError::unauthorized()),
         (None, None) => (User::anonymous(), None),
     };
     held.noted.with(|entry| entry.user = Some(user.clone()));

@@ -4,6 +4,7 @@ use http::Method;
 
 use super::query::{Query, decode_path};
 use crate::auth::rbac::Attributes;
+use crate::rest::names::path_segment;
 use crate::selector::{FieldSelector, Fields};
 
 /// A request for a resource.
@@ -97,8 +98,9 @@ pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Route {
     let selected = match verb {
         "list" | "watch" => query
             .get("fieldSelector")
-            .and_then(|t| FieldSelector::parse(t, Fields::None).ok())
+            .and_then(|t| FieldSelector::parse(t, Fields::Any).ok())
             .and_then(|s| s.name().map(str::to_owned))
+            .filter(|name| path_segment(name).is_ok())
             .unwrap_or_default(),
         _ => String::new(),
     };
@@ -155,6 +157,17 @@ mod tests {
             "/api/v1/pods?watch=1&fieldSelector=metadata.name%3Dx",
         );
         assert_eq!((t.verb.as_str(), t.attributes().name.as_str()), ("watch", "x"));
+        for (selector, name) in [
+            ("metadata.name%3Dx,type%3DOpaque", "x"),
+            ("type%3DOpaque,metadata.name%3D%3Dx", "x"),
+            ("metadata.name!%3Dx,type%3DOpaque", ""),
+            ("type%3Dmetadata.name", ""),
+            ("metadata.name%3Da/b", ""),
+            ("metadata.name", ""),
+        ] {
+            let t = target(Method::GET, &format!("/api/v1/secrets?fieldSelector={selector}"));
+            assert_eq!(t.attributes().name, name, "{selector}");
+        }
         assert_eq!(
             target(Method::DELETE, "/api/v1/namespaces/a/pods").verb,
             "deletecollection"

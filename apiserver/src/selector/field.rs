@@ -33,6 +33,8 @@ pub(crate) enum Fields<'a> {
     These(&'a [&'a str]),
     /// Nothing, as most built-in kinds say it.
     None,
+    /// Whatever is named, where it is not known yet which kind is asked for.
+    Any,
 }
 
 impl FieldSelector {
@@ -58,6 +60,7 @@ impl FieldSelector {
             }
             if !["metadata.name", "metadata.namespace"].contains(&field) {
                 match fields {
+                    Fields::Any => {}
                     Fields::These(fields) if fields.contains(&field) => {}
                     Fields::These(_) => return Err(format!("field label not supported: {field}")),
                     Fields::None => {

@@ -86,6 +86,22 @@ async fn rights_end_where_their_names_end() {
         .names(),
         ["mine"]
     );
+    // By name, whatever else is selected by.
+    let secrets = u.path("secrets");
+    for (selector, status) in [
+        ("metadata.name%3Dmine,type%3DOpaque", 200),
+        ("type%3DOpaque,metadata.name%3Dmine", 200),
+        ("type%3DOpaque,metadata.name%3Dother", 403),
+        ("type%3DOpaque", 403),
+        ("metadata.name!%3Dmine,type%3DOpaque", 403),
+    ] {
+        let list = format!("{secrets}?fieldSelector={selector}");
+        assert_eq!(
+            u.dev("GET", &list, Value::Null).await.status,
+            status,
+            "{selector}"
+        );
+    }
     u.dev(
         "GET",
         &format!("{path}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dmine"),

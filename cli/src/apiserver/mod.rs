@@ -45,7 +45,7 @@ struct ServeArgs {
     #[arg(long)]
     listen_stdin: bool,
     /// Prefix for the cluster IPs of Services, one of each family
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = strait_daemon::args::prefix)]
     service_cidr: Vec<IpNet>,
     /// Write a kubeconfig of the administrator for this URL to this file (may be repeated)
     #[arg(long, value_name = "URL=FILE", value_parser = kubeconfig)]
@@ -99,15 +99,22 @@ fn or(list: &[String], none: &str) -> String {
 
 async fn serve(args: ServeArgs) -> Result<()> {
     allow_many_connections();
+    if args.listen.is_empty() && !args.listen_stdin {
+        bail!(
+            "nobody could reach the API server: name an address with --listen, such as --listen 127.0.0.1:6443"
+        );
+    }
     let shutdown = Shutdown::on_signals()?;
     let data = args.data_dir.clone();
     let mut config = Config::new(Data::Directory(args.data_dir));
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     for address in args.listen {
         names.push(address.ip().to_string());
-        config
-            .listeners
-            .push(TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?);
+        config.listeners.push(TcpListener::bind(address).with_context(|| {
+            format!(
+                "cannot listen at {address}; choose another address with --listen, or end what listens there"
+            )
+        })?);
     }
     if args.listen_stdin {
         let socket = stdin()
@@ -140,10 +147,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         .collect();
     tracing::info!(
         "serving at {}; data in {}; kubeconfig of the administrator: {}",
-        or(
-            &listen,
-            "no address, as neither --listen nor --listen-stdin was given"
-        ),
+        listen.join(", "),
         data.display(),
         or(&kubeconfigs, "none; --write-kubeconfig URL=FILE writes one"),
     );

@@ -28,7 +28,12 @@ const MTUS: std::ops::RangeInclusive<u32> = 1280..=9000;
 
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Shape> {
-    let bytes = at_most(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = at_most(path).with_context(|| {
+        format!(
+            "cannot read {}; name a file that is there and may be read with --config",
+            path.display()
+        )
+    })?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()]
             .iter()
