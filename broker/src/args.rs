@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use strait_api::ClusterId;
+use strait_daemon::args::prefix;
+
+use crate::connection::address;
 
 /// Run the broker, or administrate it
 #[derive(Debug, Args)]
@@ -51,11 +54,11 @@ pub struct ServeArgs {
     pub audit_log_path: Option<PathBuf>,
     /// URL under which the members reach the broker; it goes into join tokens [default: of a stand-alone
     /// broker, where it listens]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = address)]
     pub advertise: Option<String>,
     /// Prefix that members' node blocks are cut from (may be repeated) [default: 240.0.0.0/8 and
     /// fd53:7472:6100::/40]
-    #[arg(long = "node-pool", value_name = "PREFIX")]
+    #[arg(long = "node-pool", value_name = "PREFIX", value_parser = prefix)]
     pub node_pools: Vec<IpNet>,
     /// Serve /metrics, /healthz and /readyz at this address
     #[arg(long, env = "STRAIT_METRICS_LISTEN", value_name = "ADDR:PORT")]
@@ -107,7 +110,7 @@ pub struct TokenCreateArgs {
     #[arg(long, value_name = "CLUSTER-ID")]
     pub preapprove: Option<ClusterId>,
     /// URL under which the member reaches the broker [default: what the broker advertises]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = address)]
     pub url: Option<String>,
 }
 
@@ -172,14 +175,14 @@ pub struct JoinArgs {
     #[arg(long, default_value = "-", value_name = "FILE")]
     pub token_file: PathBuf,
     /// Prefix of this cluster's pods (may be repeated) [default: from the cluster itself]
-    #[arg(long = "pod-cidr", value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long = "pod-cidr", value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
     pub pod_cidrs: Vec<IpNet>,
     /// Prefix of this cluster's Services (may be repeated) [default: from the cluster itself]
-    #[arg(long = "service-cidr", value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long = "service-cidr", value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
     pub service_cidrs: Vec<IpNet>,
     /// Prefix of the VIPs of imported services, one of each family [default: 243.0.0.0/16 and
     /// fd53:7472:7600::/112]
-    #[arg(long = "vip-cidr", value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long = "vip-cidr", value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
     pub vip_cidrs: Vec<IpNet>,
     /// Kubeconfig of this cluster
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]

@@ -29,6 +29,27 @@ pub const RENEWAL_TOKEN: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long a call to the broker may take that is no watch.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Reads the URL of a broker.
+///
+/// # Errors
+/// What is missing in it.
+pub fn address(text: &str) -> Result<String, String> {
+    const SUCH: &str = "it takes https:// and a host, such as https://192.0.2.1:6443";
+    let url: http::Uri = text.parse().map_err(|_| SUCH.to_owned())?;
+    let named = url.host().is_some_and(|h| !h.is_empty());
+    if url.scheme_str() != Some("https") || !named {
+        return Err(SUCH.to_owned());
+    }
+    // It is printed, and goes into tokens.
+    if url.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(format!("it may hold no user or password; {SUCH}"));
+    }
+    if url.query().is_some() || text.contains('#') {
+        return Err(format!("it may hold neither ? nor #; {SUCH}"));
+    }
+    Ok(text.to_owned())
+}
+
 /// Where a broker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -45,10 +66,9 @@ impl Place {
             url: self.url.clone(),
             cause,
         };
-        let url: http::Uri = self.url.parse().map_err(|e| fail(format!("{e}")))?;
-        if url.scheme_str() != Some("https") || url.host().is_none() {
-            return Err(fail("it takes https:// and a host".to_owned()));
-        }
+        let url: http::Uri = address(&self.url)
+            .and_then(|u| u.parse().map_err(|e: http::uri::InvalidUri| e.to_string()))
+            .map_err(fail)?;
         let mut config = Config::new(url);
         if !self.ca.is_empty() {
             config.root_cert = Some(certificates(&self.ca).map_err(fail)?);

@@ -84,6 +84,11 @@ pub enum BrokerError {
         "the broker refuses this cluster's credential: it was evicted, or the broker lost its state; ask its administrator, then run `strait join` with a new token"
     )]
     CredentialRefused,
+    /// What only a broker has is to be changed elsewhere.
+    #[error(
+        "{0} is no broker: it has no namespace strait-broker; name the broker's kubeconfig with --kubeconfig (a stand-alone broker writes it to admin.kubeconfig in its --data-dir)"
+    )]
+    NoBroker(String),
     /// This cluster has left.
     #[error("this cluster has left the clusterset")]
     Left,

@@ -13,6 +13,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use strait_api::names::BROKER_NAMESPACE;
 use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections, write_private};
 use strait_core::admission;
+use strait_core::allocation::{BLOCK_V4, BLOCK_V6};
 use strait_daemon::client::ClientError;
 use strait_daemon::{CommonArgs, Shutdown, Status};
 use tower::ServiceExt as _;
@@ -25,6 +26,8 @@ use crate::controllers::{Controllers, FIELD_MANAGER};
 pub const ADDRESS_MAP: &str = "strait-broker-address";
 /// Port of an API server.
 const PORT: u16 = 6443;
+/// Bits of the smallest block out of which nodes can be given addresses.
+const FEWEST: u8 = 3;
 
 /// Runs the broker until a signal ends it.
 pub(crate) async fn run(args: ServeArgs, kubeconfig: Option<PathBuf>) -> anyhow::Result<()> {
@@ -79,6 +82,12 @@ fn settings(args: &ServeArgs) -> anyhow::Result<admission::Settings> {
             pool.trunc() == *pool,
             "--node-pool {pool} has host bits set (write {})",
             pool.trunc()
+        );
+        let room = pool.max_prefix_len() - FEWEST;
+        anyhow::ensure!(
+            pool.prefix_len() <= room,
+            "--node-pool {pool} is too small for the nodes of a cluster: give one of /{room} or shorter, or rather of /{} or shorter for each cluster's own block",
+            if pool.addr().is_ipv4() { BLOCK_V4 } else { BLOCK_V6 }
         );
     }
     Ok(if args.node_pools.is_empty() {
@@ -174,8 +183,11 @@ fn listeners(args: &ServeArgs) -> anyhow::Result<Vec<TcpListener>> {
         &args.listen
     };
     for address in wanted {
-        let listener = TcpListener::bind(address)
-            .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
+        let listener = TcpListener::bind(address).with_context(|| {
+            format!(
+                "cannot listen on {address}; choose another address with --listen, or end what listens there"
+            )
+        })?;
         found.push(listener);
     }
     for fd in &args.listen_fds {

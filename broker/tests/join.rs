@@ -10,11 +10,11 @@ use common::{Broker, Home, PATIENCE, until};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use strait_api::names;
-use strait_api::records::{JoinState, MemberState};
-use strait_broker::admin::{accept, reject};
+use strait_api::records::{JoinRequest, JoinState, MemberState};
+use strait_broker::admin::{accept, delete_token, reject};
 use strait_broker::args::{AcceptArgs, RejectArgs};
 use strait_broker::connection::{Bearer, Place};
 use strait_broker::controllers::Controllers;
@@ -259,6 +259,70 @@ async fn expired_deleted_and_foreign_tokens_are_refused_with_a_clear_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_cannot_hold_its_request_back_from_deletion() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start_idle(&data, None).await;
+    for file in ["broker/member-roles.yaml", "broker/broker.yaml"] {
+        broker.apply(file).await;
+    }
+    let held = async || {
+        let token = broker.token(Some("blue")).await;
+        let place = Place {
+            url: token.url.clone(),
+            ca: token.ca.clone(),
+        };
+        let joiner = place.client(&Bearer::new(token.bearer.clone())).unwrap();
+        let requests: Api<JoinRequest> = Api::namespaced(joiner, names::BROKER_NAMESPACE);
+        let claim = json!({"clusterId": "blue", "uid": "u", "podCidrs": ["10.1.0.0/16"], "keyFingerprint": "SHA256:a"});
+        let patch = json!({"metadata": {"finalizers": ["example.org/mine"]}, "spec": {"claim": claim}});
+        requests
+            .patch(&token.request, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap();
+        (token.request, requests)
+    };
+    // By the administrator's command: it is gone at once, and so is the joiner.
+    let (name, requests) = held().await;
+    delete_token(&broker.client, &name).await.unwrap();
+    assert!(broker.requests().get_opt(&name).await.unwrap().is_none());
+    until("the joiner's refusal", async || match requests.get(&name).await {
+        Err(kube::Error::Api(status)) if [401, 403].contains(&status.code) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+
+    // Deleted by other means it waits; nobody is let in by it, and the controllers let it go.
+    let (name, _) = held().await;
+    broker
+        .requests()
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
+    let request = broker.requests().get(&name).await.unwrap();
+    assert!(request.metadata.deletion_timestamp.is_some());
+    let yes = AcceptArgs {
+        name: name.clone(),
+        yes: true,
+        ..Default::default()
+    };
+    let e = accept(&broker.client, &request, &yes)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains(&format!("join request {name} is being deleted; make a new token")),
+        "{e}"
+    );
+    // With no more rights than deploy/broker gives them.
+    let mut controllers = Controllers::new(broker.account().await, Settings::default());
+    controllers.round().await.unwrap();
+    assert!(broker.requests().get_opt(&name).await.unwrap().is_none());
+    let members = broker.members().list(&Default::default()).await.unwrap().items;
+    assert!(members.is_empty(), "{members:?}");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joiner_cannot_grant_itself_anything() {
     let data = tempfile::tempdir().unwrap();
     let broker = Broker::start_idle(&data, None).await;
@@ -269,7 +333,7 @@ async fn a_joiner_cannot_grant_itself_anything() {
         ca: token.ca.clone(),
     };
     let joiner = place.client(&Bearer::new(token.bearer.clone())).unwrap();
-    let requests: Api<strait_api::records::JoinRequest> = Api::namespaced(joiner, names::BROKER_NAMESPACE);
+    let requests: Api<JoinRequest> = Api::namespaced(joiner, names::BROKER_NAMESPACE);
     let claim =
         json!({"clusterId": "blue", "uid": "u", "podCidrs": ["10.1.0.0/16"], "keyFingerprint": "SHA256:a"});
     let patch = async |p: serde_json::Value| {

@@ -246,6 +246,49 @@ fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
     );
 }
 
+/// A member has the records of members, too: copies, which nobody but its agent may write.
+#[test]
+fn what_is_no_broker_is_not_administrated_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let mut command = strait(&kubeconfig, &["apiserver", "--listen-stdin", "--data-dir"]);
+    command.arg(folder.path().join("data"));
+    command.arg("--write-kubeconfig");
+    command.arg(format!("{url}={}", kubeconfig.display()));
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    let mut server = Process(command.spawn().unwrap());
+    let mut log = BufReader::new(server.0.stderr.take().unwrap()).lines();
+    let serves = log
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|l| l.contains("serving at"));
+    assert!(serves.is_some(), "the API server ended");
+    std::thread::spawn(move || log.for_each(drop));
+    let broker_url = "https://192.0.2.1:6443";
+    for args in [
+        &["token", "create", "--url", broker_url][..],
+        &["token", "list"],
+        &["token", "delete", "join-1"],
+        &["requests"],
+        &["accept", "join-1", "--yes"],
+        &["reject", "join-1"],
+        &["members"],
+        &["evict", "blue"],
+    ] {
+        let args = [&["broker"], args].concat();
+        let output = strait(&kubeconfig, &args).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{args:?}: {said}");
+        let named = format!("the cluster of kubeconfig {} is no broker", kubeconfig.display());
+        assert!(
+            said.contains(&named) && said.contains("--kubeconfig"),
+            "{args:?}: {said}"
+        );
+    }
+}
+
 #[test]
 fn what_is_missing_is_named() {
     let nowhere = Path::new("/nonexistent/kubeconfig");

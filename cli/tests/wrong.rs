@@ -75,3 +75,34 @@ fn what_is_no_join_token_is_named_and_not_shown() {
         );
     }
 }
+
+#[test]
+fn an_address_under_which_no_member_reaches_a_broker_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().display().to_string();
+    let such = "such as https://192.0.2.1:6443";
+    for url in [
+        "ftp://x",
+        "foo",
+        "http://x",
+        "https://",
+        "https://me:secret@x",
+        "https://x/?a=b",
+    ] {
+        for args in [
+            &["broker", "token", "create", "--kubeconfig", NOWHERE, "--url", url][..],
+            &["broker", "--standalone", "--data-dir", &data, "--advertise", url],
+        ] {
+            let text = refused(args);
+            assert!(text.contains(such), "{args:?}: {text}");
+        }
+    }
+    for (pool, said) in [
+        ("240.0.0.0/32", "give one of /29 or shorter"),
+        ("10.0.0.0/33", "\"33\" is no length of an IPv4 prefix"),
+        ("240.0.0.1/8", "write 240.0.0.0/8"),
+    ] {
+        let text = refused(&["broker", "--standalone", "--data-dir", &data, "--node-pool", pool]);
+        assert!(text.contains(pool) && text.contains(said), "{pool}: {text}");
+    }
+}

@@ -23,11 +23,12 @@ use crate::controllers::{self, rfc3339};
 use crate::error::{BrokerError, found};
 use crate::output;
 
-pub use tokens::{MadeToken, create_token};
+pub use tokens::{MadeToken, create_token, delete_token};
 
 /// Carries a command out.
 pub(crate) async fn run(command: BrokerCommand, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
     let client = strait_daemon::client::connect(kubeconfig, controllers::FIELD_MANAGER).await?;
+    controllers::objects::must_be_broker(&client, kubeconfig).await?;
     match command {
         BrokerCommand::Token(TokenCommand::Create(args)) => {
             let made = create_token(&client, kubeconfig, &args).await?;
@@ -41,9 +42,7 @@ pub(crate) async fn run(command: BrokerCommand, kubeconfig: Option<&Path>) -> an
         BrokerCommand::Token(TokenCommand::List(args)) | BrokerCommand::Requests(args) => {
             print_requests(&client, args).await
         }
-        BrokerCommand::Token(TokenCommand::Delete { name }) => {
-            Ok(tokens::delete_token(&client, &name).await?)
-        }
+        BrokerCommand::Token(TokenCommand::Delete { name }) => Ok(delete_token(&client, &name).await?),
         BrokerCommand::Accept(args) => {
             let request = get(&client, &args.name).await?;
             print_claim(&request)?;
@@ -83,6 +82,9 @@ async fn get(client: &Client, name: &str) -> Result<JoinRequest, BrokerError> {
 }
 
 fn state(request: &JoinRequest) -> &'static str {
+    if request.metadata.deletion_timestamp.is_some() {
+        return "Deleting";
+    }
     let status = request.status.as_ref();
     let unfit = status.is_some_and(|s| {
         s.conditions
@@ -233,6 +235,10 @@ pub async fn accept(
     };
     match state(request) {
         "Accepted" => return Ok(claim.cluster_id.clone()),
+        "Deleting" => {
+            let message = format!("join request {name} is being deleted; make a new token");
+            return Err(BrokerError::State(message));
+        }
         "Rejected" => {
             let message =
                 format!("join request {name} was rejected or its token has ended; make a new token");
@@ -278,6 +284,11 @@ async fn admitted(client: &Client, name: &str) -> Result<(), BrokerError> {
             .find(|c| c.status == "False");
         match state(&request) {
             "Accepted" => return Ok(()),
+            "Deleting" => {
+                return Err(BrokerError::State(format!(
+                    "{name} was deleted while it was accepted; make a new token"
+                )));
+            }
             _ if unfit.is_some() => {
                 let why = unfit.map(|c| c.message.clone()).unwrap_or_default();
                 let message = format!("{name} is accepted, but cannot become a member yet: {why}");

@@ -13,7 +13,7 @@ use strait_api::records::{JoinRequest, JoinRequestSpec};
 use zeroize::Zeroizing;
 
 use crate::args::TokenCreateArgs;
-use crate::connection::{Place, mint};
+use crate::connection::{Place, address, mint};
 use crate::controllers::{objects, rfc3339};
 use crate::error::{BrokerError, found};
 use crate::serve::ADDRESS_MAP;
@@ -43,6 +43,10 @@ pub async fn create_token(
     args: &TokenCreateArgs,
 ) -> Result<MadeToken, BrokerError> {
     let place = place(client, kubeconfig, args.url.as_deref()).await?;
+    address(&place.url).map_err(|cause| BrokerError::Address {
+        url: place.url.clone(),
+        cause: format!("{cause}; name another one with --url"),
+    })?;
     objects::prepare(client).await?;
     let ttl = i64::try_from(args.ttl.as_secs()).unwrap_or(i64::MAX);
     let expires = Timestamp::now()
@@ -112,7 +116,7 @@ async fn identity(
 ///
 /// # Errors
 /// If a call failed.
-pub(super) async fn delete_token(client: &Client, name: &str) -> Result<(), BrokerError> {
+pub async fn delete_token(client: &Client, name: &str) -> Result<(), BrokerError> {
     let requests: Api<JoinRequest> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
     let request =
         found(requests.get(name).await).map_err(BrokerError::api(format!("reading join request {name}")))?;
@@ -126,7 +130,7 @@ pub(super) async fn delete_token(client: &Client, name: &str) -> Result<(), Brok
         .and_then(|s| s.acceptance)
         .map(|a| a.claim.cluster_id);
     objects::revoke_joiner(client, name, member.as_ref()).await?;
-    objects::remove(&requests, name).await
+    objects::remove_request(client, name).await
 }
 
 /// Where members reach the broker: as told, as it advertises itself, or as the administrator does.

@@ -5,21 +5,24 @@
 //! member's own namespace, and one cluster-wide for reading, give them to its accounts.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use strait_api::ClusterId;
 use strait_api::names::{AGENT_LEASE, BROKER_NAMESPACE, GROUP};
+use strait_api::records::JoinRequest;
 
 use crate::connection::{MEMBER_ACCOUNT, RENEW_ACCOUNT};
-use crate::error::{BrokerError, code};
+use crate::error::{BrokerError, code, found};
 
 /// ClusterRole of a member in its own namespace.
 pub const ROLE_MEMBER: &str = "strait-member";
@@ -147,6 +150,44 @@ where
         Ok(_) => Ok(()),
         Err(e) if code(&e) == Some(404) => Ok(()),
         Err(e) => Err(BrokerError::api(format!("deleting {} {name}", K::kind(&())))(e)),
+    }
+}
+
+/// Deletes a join request whose identity is gone. It may hold finalizers of its joiner, which nobody else lifts.
+pub(crate) async fn remove_request(client: &Client, name: &str) -> Result<(), BrokerError> {
+    let requests: Api<JoinRequest> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
+    let what = format!("deleting join request {name}");
+    let request = found(requests.get_metadata(name).await).map_err(BrokerError::api(what.as_str()))?;
+    let finalizers = request.and_then(|r| r.metadata.finalizers).unwrap_or_default();
+    if !finalizers.is_empty() {
+        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        found(
+            requests
+                .patch_metadata(name, &PatchParams::default(), &free)
+                .await,
+        )
+        .map_err(BrokerError::api(what.as_str()))?;
+    }
+    remove(&requests, name).await
+}
+
+/// Refuses a cluster that is no broker: what looks like a broker's record there is a member's copy.
+///
+/// # Errors
+/// If it is none.
+pub(crate) async fn must_be_broker(client: &Client, kubeconfig: Option<&Path>) -> Result<(), BrokerError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    match namespaces.get_opt(BROKER_NAMESPACE).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(BrokerError::NoBroker(kubeconfig.map_or_else(
+            || "this cluster".to_owned(),
+            |file| format!("the cluster of kubeconfig {}", file.display()),
+        ))),
+        // Who may not look is told by the calls that follow what they may.
+        Err(e) if code(&e) == Some(403) => Ok(()),
+        Err(e) => Err(BrokerError::api(format!("reading namespace {BROKER_NAMESPACE}"))(
+            e,
+        )),
     }
 }
 

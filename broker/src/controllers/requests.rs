@@ -33,6 +33,13 @@ pub(super) async fn reconcile(
         return Ok(None);
     };
     let before = request.status.clone().unwrap_or_default();
+    if request.metadata.deletion_timestamp.is_some() {
+        // Somebody deleted it, and finalizers of its joiner hold it: it admits nobody any more.
+        let member = before.acceptance.as_ref().map(|a| a.claim.cluster_id.clone());
+        close(client, closed, name, member.as_ref()).await?;
+        objects::remove_request(client, name).await?;
+        return Ok(None);
+    }
     // The status is what `token create` wrote; without its time the request is not finished yet.
     let Some(expires) = before
         .expires_at
@@ -145,8 +152,7 @@ async fn expired(
     close(client, closed, name, member.as_ref()).await?;
     let kept = expires + SignedDuration::try_from(KEPT).unwrap_or_default();
     if now >= kept {
-        let requests: Api<JoinRequest> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
-        objects::remove(&requests, name).await?;
+        objects::remove_request(client, name).await?;
         return Ok(None);
     }
     if before.state != Some(JoinState::Accepted) {

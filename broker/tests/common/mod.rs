@@ -93,12 +93,9 @@ impl Broker {
             "broker/member-roles.yaml",
             "broker/broker.yaml",
         ] {
-            broker.server.apply(&rights(file)).await;
+            broker.apply(file).await;
         }
-        let client = broker
-            .server
-            .account(names::BROKER_NAMESPACE, "strait-broker")
-            .await;
+        let client = broker.account().await;
         let shutdown = broker.shutdown.clone();
         let (prepared, ready) = tokio::sync::oneshot::channel();
         let controllers = tokio::spawn(async move {
@@ -170,6 +167,18 @@ impl Broker {
             controllers: tokio::spawn(async {}),
             shutdown: Shutdown::default(),
         }
+    }
+
+    /// Accounts and roles of a file in deploy/.
+    pub async fn apply(&self, file: &str) {
+        self.server.apply(&rights(file)).await;
+    }
+
+    /// The controllers' own account.
+    pub async fn account(&self) -> Client {
+        self.server
+            .account(names::BROKER_NAMESPACE, "strait-broker")
+            .await
     }
 
     pub async fn stop(self) {

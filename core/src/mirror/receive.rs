@@ -176,7 +176,7 @@ fn receive_members(
         });
         if stale {
             let message = format!(
-                "its epoch {} is not above the one that is known here: the broker was restored from an older state; accept or evict {name} there again",
+                "its epoch {} is not above the one that is known here: the broker was restored from an older state, or the Member here was changed; accept or evict {name} at the broker again, or delete the Member {name} here to take the broker's word",
                 member.epoch
             );
             plan.problem("", "Member", name, message);
