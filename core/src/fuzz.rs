@@ -20,7 +20,7 @@ use crate::kernel::{Element, NftTable, RouteKind};
 use crate::mirror::{Change, Inbox, Key, Kind, Spec, receive, verdicts};
 use crate::node::{Node, NodeInputs, Observed, VipPort, VipService, VipSlice, desired};
 use crate::services::{self, ExportRecord, Object, Step};
-use crate::tunnels::{MAX_CANDIDATES, MAX_TUNNELS, ThisNode, tunnels};
+use crate::tunnels::{MAX_CANDIDATES, MAX_LANES, MAX_TUNNELS, ThisNode, tunnels};
 
 const NOW: &str = "2026-06-01T00:00:00Z";
 /// Records that one input makes; the bound on their number has a test of its own.
@@ -321,10 +321,11 @@ fn judge_tunnels(set: &Clusterset, alone: &Clusterset) {
     let mut names = BTreeSet::new();
     for tunnel in &plan.wanted {
         assert!(
-            keys.insert(tunnel.public_key) && names.insert(tunnel.id()),
+            tunnel.public_keys.iter().all(|key| keys.insert(*key)) && names.insert(tunnel.id()),
             "{} stands twice",
             tunnel.id()
         );
+        assert!((1..=MAX_LANES).contains(&tunnel.public_keys.len()));
         assert!(tunnel.candidates.len() <= MAX_CANDIDATES);
         for candidate in &tunnel.candidates {
             assert!(

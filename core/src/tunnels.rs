@@ -1,7 +1,8 @@
 //! Which tunnels a gateway should have.
 //!
-//! One to every tunnel key of every gateway of every other cluster that counts here. What a tunnel may carry
-//! is the remote cluster's admitted prefixes, whatever the gateway itself claims.
+//! One to every gateway of every other cluster that counts here, or to each key slot of it. What a tunnel may
+//! carry is the remote cluster's admitted prefixes, whatever the gateway itself claims. A slot with several keys
+//! can have as many lanes: tunnels beside each other, which share the flows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,9 +17,15 @@ use crate::clusterset::{Clusterset, Refusal, RemoteCluster};
 /// Candidate addresses taken from one gateway's record: a record must not make us knock at a thousand doors.
 pub const MAX_CANDIDATES: usize = 16;
 
-/// Tunnels made for the keys in one cluster's records: enough for many gateways with several keys each,
-/// and a bound for a cluster that makes keys up.
+/// Tunnels made for one cluster's records.
 pub const MAX_TUNNELS: usize = 128;
+
+/// Lanes of one tunnel, and so the keys of one slot.
+pub const MAX_LANES: usize = 8;
+
+/// Keys used of one cluster's records: enough for many gateways with several keys each, and a bound for a
+/// cluster that makes keys up.
+pub const MAX_KEYS: usize = 2 * MAX_TUNNELS;
 
 /// What a gateway knows of its own node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +45,8 @@ pub struct Tunnel {
     pub gateway: String,
     /// The peer's key slot.
     pub slot: u8,
-    /// The tunnel's number among those of the slot.
-    pub ordinal: u16,
-    /// The peer's key.
-    pub public_key: PublicKey,
+    /// The peer's keys, at least one: one for each lane that it can have, in order.
+    pub public_keys: Vec<PublicKey>,
     /// Where the peer may be reached, the likeliest first.
     pub candidates: Vec<SocketAddr>,
     /// Prefixes that are routed to the peer, and that it may send from.
@@ -49,18 +54,17 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A name that no other tunnel has: `cluster/gateway`, and slot and number where they are not 0.
+    /// A name that no other tunnel has: `cluster/gateway`, and the slot where it is not 0.
     pub fn id(&self) -> String {
         let Self {
             cluster,
             gateway,
             slot,
-            ordinal,
             ..
         } = self;
-        match (slot, ordinal) {
-            (0, 0) => format!("{cluster}/{gateway}"),
-            _ => format!("{cluster}/{gateway}/{slot}.{ordinal}"),
+        match slot {
+            0 => format!("{cluster}/{gateway}"),
+            _ => format!("{cluster}/{gateway}/{slot}"),
         }
     }
 }
@@ -68,7 +72,7 @@ impl Tunnel {
 /// The tunnels that should be, and what was left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnels {
-    /// By cluster, gateway, slot and number.
+    /// By cluster, gateway and slot.
     pub wanted: Vec<Tunnel>,
     /// Keys and addresses that do not count, and why.
     pub refusals: Vec<Refusal>,
@@ -92,22 +96,32 @@ pub fn tunnels(set: &Clusterset, node: &ThisNode) -> Tunnels {
         let mut prefixes: Vec<IpNet> = remote.prefixes().map(|prefix| prefix.trunc()).collect();
         prefixes.sort();
         prefixes.dedup();
-        let mut room = MAX_TUNNELS;
+        let (mut room, mut places) = (MAX_KEYS, MAX_TUNNELS);
         for gateway in remote.gateways.values() {
             let gateway_keys: usize = gateway.keys.iter().map(|keys| keys.public_keys.len()).sum();
-            if gateway_keys > room {
-                result.refusals.push(refusal(
-                    remote,
-                    gateway,
-                    "TooManyKeys",
-                    true,
-                    format!(
-                        "gateway {} has {gateway_keys} tunnel keys; with those of the gateways before it, cluster {} has more than the {MAX_TUNNELS} that are allowed",
-                        gateway.node, remote.id
-                    ),
-                ));
+            let most = gateway.keys.iter().map(|keys| keys.public_keys.len()).max();
+            let too_many = if most.unwrap_or(0) > MAX_LANES {
+                Some(format!(
+                    "gateway {} of cluster {} has {} tunnel keys in one slot, more than the {MAX_LANES} that are allowed",
+                    gateway.node,
+                    remote.id,
+                    most.unwrap_or(0)
+                ))
+            } else if gateway_keys > room || gateway.keys.len() > places {
+                Some(format!(
+                    "gateway {} has {gateway_keys} tunnel keys; with those of the gateways before it, cluster {} has more than the {MAX_KEYS} keys or {MAX_TUNNELS} slots that are allowed",
+                    gateway.node, remote.id
+                ))
+            } else {
+                None
+            };
+            if let Some(message) = too_many {
+                result
+                    .refusals
+                    .push(refusal(remote, gateway, "TooManyKeys", true, message));
                 continue;
             }
+            places -= gateway.keys.len();
             room -= gateway_keys;
             let candidates = candidates(set, node, gateway);
             if candidates.is_empty() {
@@ -124,39 +138,48 @@ pub fn tunnels(set: &Clusterset, node: &ThisNode) -> Tunnels {
                 ));
             }
             for keys in &gateway.keys {
-                for (ordinal, key) in (0u16..).zip(&keys.public_keys) {
-                    let tunnel = Tunnel {
-                        cluster: remote.id.clone(),
-                        gateway: gateway.node.clone(),
-                        slot: keys.slot,
-                        ordinal,
-                        public_key: *key,
-                        candidates: candidates.clone(),
-                        prefixes: prefixes.clone(),
-                    };
+                let mut lanes = Vec::new();
+                for key in &keys.public_keys {
                     if let Some(owner) = owners.get(key) {
+                        let (whole, off) = match lanes.len() {
+                            0 => (gateway.keys.len() == 1, "that tunnel stays".to_owned()),
+                            lane => (
+                                false,
+                                format!("that tunnel's lanes from the {}. on stay", lane + 1),
+                            ),
+                        };
                         result.refusals.push(refusal(
                             remote,
                             gateway,
                             "KeyTaken",
-                            gateway_keys == 1,
+                            whole,
                             format!(
-                                "gateway {} of cluster {} claims a tunnel key of {owner}; that tunnel stays off until it publishes a key of its own",
+                                "gateway {} of cluster {} claims a tunnel key of {owner}; {off} off until it publishes a key of its own",
                                 gateway.node, remote.id
                             ),
                         ));
-                        continue;
+                        // Lanes are told apart by their number, so there cannot be one behind a gap.
+                        break;
                     }
                     owners.insert(*key, format!("gateway {} of cluster {}", gateway.node, remote.id));
-                    result.wanted.push(tunnel);
+                    lanes.push(*key);
+                }
+                if !lanes.is_empty() {
+                    result.wanted.push(Tunnel {
+                        cluster: remote.id.clone(),
+                        gateway: gateway.node.clone(),
+                        slot: keys.slot,
+                        public_keys: lanes,
+                        candidates: candidates.clone(),
+                        prefixes: prefixes.clone(),
+                    });
                 }
             }
         }
     }
-    result.wanted.sort_by(|a, b| {
-        let place = |tunnel: &Tunnel| (tunnel.slot, tunnel.ordinal);
-        (&a.cluster, &a.gateway, place(a)).cmp(&(&b.cluster, &b.gateway, place(b)))
-    });
+    result
+        .wanted
+        .sort_by(|a, b| (&a.cluster, &a.gateway, a.slot).cmp(&(&b.cluster, &b.gateway, b.slot)));
     result.wanted.dedup_by_key(|tunnel| tunnel.id());
     result.refusals.sort();
     result

@@ -24,6 +24,11 @@ pub struct Args {
     #[arg(long, env = "STRAIT_GATEWAY_MTU", default_value_t = DEFAULT_MTU, value_name = "BYTES")]
     pub(crate) mtu: u32,
 
+    /// Packet threads, 1 to 8, and so the lanes of each tunnel to a gateway that has as many
+    /// [default: half the cores]
+    #[arg(long, env = "STRAIT_GATEWAY_WORKERS", value_name = "NUMBER", value_parser = workers)]
+    pub(crate) workers: Option<usize>,
+
     /// Address at which gateways in the same network reach this node; may be given several times [default:
     /// the node's InternalIPs]
     #[arg(
@@ -43,6 +48,16 @@ pub struct Args {
         value_name = "ADDR"
     )]
     pub(crate) public_address: Vec<IpAddr>,
+}
+
+impl Args {
+    /// How many workers to have: as many as wanted, or one for every two cores that this process may use.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            (cores / 2).clamp(1, MAX_WORKERS)
+        })
+    }
 }
 
 /// Reads a number of workers.

@@ -14,13 +14,13 @@ use k8s_openapi::api::core::v1::Node;
 use kube::runtime::watcher;
 use strait_core::clusterset;
 use strait_core::kernel::TUNNEL_DEVICE;
-use strait_core::tunnels::{ThisNode, Tunnel, Tunnels, tunnels};
+use strait_core::tunnels::{MAX_LANES, ThisNode, Tunnel, Tunnels, tunnels};
 use strait_daemon::inputs::Knowledge;
 use strait_daemon::{ClustersetInputs, Inputs, Shutdown, Status, Watched, client};
 use tokio::sync::watch;
 
 use crate::args::Args;
-use crate::datapath::{Engine, EngineConfig, PeerConfig, Refused};
+use crate::datapath::{Engine, EngineConfig, MAX_WORKERS, PeerConfig, Refused};
 use crate::keyfile::{self, Lock};
 use crate::publish::{Desired, Publisher};
 use crate::{record, report};
@@ -64,9 +64,10 @@ async fn serve(args: Args) -> Result<()> {
         listen_port: args.port,
         tun_name: TUNNEL_DEVICE.to_owned(),
         mtu: args.mtu,
+        workers: args.workers(),
         ..EngineConfig::new(key)
     })?);
-    tracing::info!(public_key = %engine.public_key(), port = engine.port(), device = TUNNEL_DEVICE, "data path started");
+    tracing::info!(public_key = %engine.public_key(), port = engine.port(), workers = engine.workers(), device = TUNNEL_DEVICE, "data path started");
     let refused = report::RefusedMetric::default();
     status.register(|registry| {
         registry.register_collector(Box::new(report::Metrics(Arc::downgrade(&engine))));
@@ -189,7 +190,7 @@ impl Gateway {
         });
         let node = ThisNode {
             own_endpoints: own_endpoints.collect(),
-            own_keys: [self.engine.public_key()].into(),
+            own_keys: self.engine.public_keys().into_iter().collect(),
         };
         if !unjoined {
             self.apply(tunnels(&set, &node));
@@ -206,7 +207,7 @@ impl Gateway {
 
     /// Makes the data path what it should be.
     fn apply(&mut self, plan: Tunnels) {
-        let peers: Vec<PeerConfig> = plan.wanted.iter().map(peer).collect();
+        let peers: Vec<PeerConfig> = plan.wanted.iter().filter_map(peer).collect();
         let refused = self.engine.set_peers(&peers);
         let by_plan = plan.refusals.into_iter().map(|refusal| report::Refused {
             reason: refusal.reason,
@@ -256,7 +257,7 @@ impl Gateway {
             &self.args,
             cluster,
             node.as_deref()?,
-            self.engine.public_key(),
+            self.engine.public_keys(),
         ))
     }
 
@@ -281,13 +282,18 @@ impl Gateway {
     }
 }
 
-fn peer(tunnel: &Tunnel) -> PeerConfig {
-    PeerConfig {
+fn peer(tunnel: &Tunnel) -> Option<PeerConfig> {
+    let (public_key, lane_keys) = tunnel.public_keys.split_first()?;
+    Some(PeerConfig {
         id: tunnel.id(),
-        public_key: tunnel.public_key,
+        public_key: *public_key,
+        lane_keys: lane_keys.to_vec(),
         candidates: tunnel.candidates.clone(),
         allowed: tunnel.prefixes.clone(),
         keepalive: Some(KEEPALIVE),
         preshared: None,
-    }
+    })
 }
+
+// No gateway publishes more keys than others take.
+const _: () = assert!(MAX_WORKERS <= MAX_LANES);

@@ -11,7 +11,12 @@ use strait_api::{ClusterId, PublicKey};
 use crate::args::Args;
 
 /// What the record should say.
-pub(crate) fn gateway(args: &Args, cluster: &ClusterId, node: &Node, key: PublicKey) -> GatewaySpec {
+pub(crate) fn gateway(
+    args: &Args,
+    cluster: &ClusterId,
+    node: &Node,
+    public_keys: Vec<PublicKey>,
+) -> GatewaySpec {
     let told = |flag: &[IpAddr], kind: &str| {
         if flag.is_empty() {
             node_addresses(node, kind)
@@ -28,10 +33,7 @@ pub(crate) fn gateway(args: &Args, cluster: &ClusterId, node: &Node, key: Public
             public: told(&args.public_address, "ExternalIP"),
             learned: Vec::new(),
         },
-        keys: vec![TunnelKeys {
-            slot: 0,
-            public_keys: vec![key],
-        }],
+        keys: vec![TunnelKeys { slot: 0, public_keys }],
         overlay_addresses: overlay_addresses(node),
         probe_targets: Vec::new(),
         removed_at: None,
@@ -114,7 +116,12 @@ mod tests {
 
     #[test]
     fn the_node_says_where_the_gateway_is() {
-        let spec = gateway(&args(&[]), &"blue".parse().unwrap(), &node(), PublicKey([1; 32]));
+        let spec = gateway(
+            &args(&[]),
+            &"blue".parse().unwrap(),
+            &node(),
+            vec![PublicKey([1; 32])],
+        );
         assert_eq!(spec.addresses.private, ips(&["192.0.2.1", "2001:db8::1"]));
         assert_eq!(spec.addresses.public, ips(&["203.0.113.1"]));
         assert_eq!(spec.overlay_addresses, ips(&["240.0.0.1", "fd00:240::1"]));
@@ -131,7 +138,7 @@ mod tests {
     #[test]
     fn flags_override_the_node() {
         let args = args(&["--public-address", "198.51.100.1,198.51.100.2", "--port", "4600"]);
-        let spec = gateway(&args, &"blue".parse().unwrap(), &node(), PublicKey([1; 32]));
+        let spec = gateway(&args, &"blue".parse().unwrap(), &node(), vec![PublicKey([1; 32])]);
         assert_eq!(spec.addresses.public, ips(&["198.51.100.1", "198.51.100.2"]));
         assert_eq!(spec.addresses.private, ips(&["192.0.2.1", "2001:db8::1"]));
         assert_eq!(spec.udp_port, 4600);

@@ -30,6 +30,10 @@ fn is_up(peer: &PeerStatus) -> bool {
     peer.established && peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
 }
 
+fn lanes_up(peer: &PeerStatus) -> u32 {
+    peer.lanes.iter().filter(|lane| lane.established).count() as u32
+}
+
 /// A tunnel that the records ask for and that is not made, or an address that is not tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -122,6 +126,8 @@ fn tunnel_status(peer: &PeerStatus, tunnel: &Tunnel, before: &GatewayStatus, now
         cluster_id: tunnel.cluster.clone(),
         gateway: tunnel.gateway.clone(),
         up: is_up(peer),
+        lanes: peer.lanes.len() as u32,
+        lanes_up: lanes_up(peer),
         endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
         last_handshake: handshake,
     }
@@ -213,6 +219,23 @@ fn encode(status: &EngineStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     for peer in &status.peers {
         ConstGauge::new(i64::from(is_up(peer))).encode(family.encode_family(&labels(peer))?)?;
     }
+    for (name, help, value) in [
+        (
+            "gateway_tunnel_lanes",
+            "Lanes of the tunnel: as many as both gateways have workers",
+            (|peer| peer.lanes.len() as u32) as fn(&PeerStatus) -> u32,
+        ),
+        (
+            "gateway_tunnel_lanes_up",
+            "Lanes of the tunnel that have a session",
+            lanes_up,
+        ),
+    ] {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for peer in &status.peers {
+            ConstGauge::new(i64::from(value(peer))).encode(family.encode_family(&labels(peer))?)?;
+        }
+    }
     let mut family = encoder.encode_descriptor(
         "gateway_tunnel_handshake_age_seconds",
         "Age of the newest handshake, where a session stands",
@@ -271,7 +294,7 @@ mod tests {
     use strait_api::PublicKey;
 
     use super::*;
-    use crate::datapath::{DropCause, OffloadStatus};
+    use crate::datapath::{DropCause, LaneStatus, OffloadStatus};
 
     fn peer(id: &str, age: Option<u64>) -> PeerStatus {
         PeerStatus {
@@ -285,6 +308,14 @@ mod tests {
             rx_packets: 13,
             tx_packets: 14,
             drops: [(DropCause::InReplay, 3)].into(),
+            lanes: [age.is_some(), false]
+                .map(|established| LaneStatus {
+                    worker: 0,
+                    established,
+                    rx_packets: 6,
+                    tx_packets: 7,
+                })
+                .to_vec(),
         }
     }
 
@@ -293,8 +324,7 @@ mod tests {
             cluster: cluster.parse().unwrap(),
             gateway: "gw".to_owned(),
             slot: 0,
-            ordinal: 0,
-            public_key: PublicKey([1; 32]),
+            public_keys: vec![PublicKey([1; 32])],
             candidates: vec![],
             prefixes: vec![],
         };
@@ -327,6 +357,8 @@ mod tests {
         assert_eq!((status.up, status.total, status.tunnels.len()), (29, 30, 20));
         assert_eq!(status.tunnels[0].cluster_id.as_str(), "c29");
         assert!(!status.tunnels[0].up);
+        let lanes = |number: usize| (status.tunnels[number].lanes, status.tunnels[number].lanes_up);
+        assert_eq!((lanes(0), lanes(1)), ((2, 0), (2, 1)));
         assert_eq!(
             status.tunnels[1].last_handshake.as_deref(),
             Some("2025-12-31T23:59:53Z")
@@ -450,6 +482,9 @@ mod tests {
             r#"strait_gateway_tunnel_tx_bytes_total{tunnel="green/gw"} 12"#,
             r#"strait_gateway_tunnel_up{tunnel="green/gw"} 1"#,
             r#"strait_gateway_tunnel_up{tunnel="red/gw"} 0"#,
+            r#"strait_gateway_tunnel_lanes{tunnel="green/gw"} 2"#,
+            r#"strait_gateway_tunnel_lanes_up{tunnel="green/gw"} 1"#,
+            r#"strait_gateway_tunnel_lanes_up{tunnel="red/gw"} 0"#,
             r#"strait_gateway_tunnel_handshake_age_seconds{tunnel="green/gw"} 7.0"#,
             r#"strait_gateway_tunnel_drops_total{tunnel="green/gw",cause="in_replay"} 3"#,
             r#"strait_gateway_drops_total{cause="in_malformed"} 5"#,

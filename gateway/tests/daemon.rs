@@ -95,6 +95,8 @@ async fn story(dir: &Path) {
         ["240.0.1.1".parse::<IpAddr>().unwrap()]
     );
     assert_eq!(blue_record.spec.udp_port, 4510);
+    let keys = |record: &Gateway| record.spec.keys[0].public_keys.len();
+    assert_eq!((keys(&blue_record), keys(&green_record)), (3, 2));
     step("each gateway publishes its record", &mut clock);
 
     green.mirror(&blue, &blue_record).await;
@@ -104,7 +106,9 @@ async fn story(dir: &Path) {
         until("both tell of the tunnel", || async {
             let status = site.published().await.status?;
             let tunnel = status.tunnels.first()?;
-            (status.up == 1 && tunnel.last_handshake.is_some() && tunnel.endpoint.is_some()).then_some(())
+            let told = tunnel.last_handshake.is_some() && tunnel.endpoint.is_some();
+            // Blue could have a third.
+            (status.up == 1 && told && (tunnel.lanes, tunnel.lanes_up) == (2, 2)).then_some(())
         })
         .await;
     }
@@ -122,11 +126,29 @@ async fn story(dir: &Path) {
     let metrics = blue.probe_socket("/metrics").unwrap();
     for line in [
         r#"strait_gateway_tunnel_up{tunnel="green/gw"} 1"#,
+        r#"strait_gateway_tunnel_lanes_up{tunnel="green/gw"} 2"#,
         r#"strait_gateway_tunnel_rx_bytes_total{tunnel="green/gw"}"#,
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     step("packets cross and are counted", &mut clock);
+
+    // As gateways without lanes publish it.
+    let first_key = |record: &Gateway| {
+        let mut record = record.clone();
+        record.spec.keys[0].public_keys.truncate(1);
+        record
+    };
+    green.mirror(&blue, &first_key(&blue_record)).await;
+    blue.mirror(&green, &first_key(&green_record)).await;
+    lanes(&[&blue, &green], 1).await;
+    exchange(&blue, &green);
+    exchange(&green, &blue);
+    green.mirror(&blue, &blue_record).await;
+    blue.mirror(&green, &green_record).await;
+    lanes(&[&blue, &green], 2).await;
+    exchange(&blue, &green);
+    step("a record with one key makes one lane", &mut clock);
 
     // A record that is not understood, and one of a stranger.
     let api: Api<Gateway> = green.api();
@@ -255,6 +277,18 @@ async fn story(dir: &Path) {
     }
     green.published().await;
     step("SIGTERM ends it cleanly and its record stays", &mut clock);
+}
+
+/// Waits until both ends tell of so many lanes, all up.
+async fn lanes(sites: &[&Site], count: u32) {
+    for site in sites {
+        until("the lanes are told of", || async {
+            let status = site.published().await.status?;
+            let tunnel = status.tunnels.first()?;
+            ((tunnel.lanes, tunnel.lanes_up) == (count, count)).then_some(())
+        })
+        .await;
+    }
 }
 
 /// The network between the sites: a bridge in this namespace.
@@ -438,7 +472,9 @@ impl Site {
 
     fn spawn(&self, name: &str) -> Process {
         let kubeconfig = self.dir.join("kubeconfig");
-        self.spawn_with(name, &["--kubeconfig", kubeconfig.to_str().unwrap()])
+        let workers = if self.number == 1 { "3" } else { "2" };
+        let flags = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--workers", workers];
+        self.spawn_with(name, &flags)
     }
 
     fn spawn_with(&self, name: &str, flags: &[&str]) -> Process {

@@ -39,7 +39,7 @@ pub struct GatewaySpec {
     pub udp_port: u16,
     /// Where it may be reached.
     pub addresses: GatewayAddresses,
-    /// Its tunnel keys by slot; a plain gateway has slot 0 with one key.
+    /// Its tunnel keys by slot; a plain gateway has slot 0 alone.
     pub keys: Vec<TunnelKeys>,
     /// The node's overlay addresses, at most one of each family: what probes of this gateway are sent to.
     #[serde(default)]
@@ -72,14 +72,16 @@ pub struct GatewayAddresses {
     pub learned: Vec<SocketAddr>,
 }
 
-/// The public keys of one slot: one for each tunnel of a gateway pair, in order.
+/// The public keys of one slot: one for each lane, in order. Between two gateways there are as many lanes as both
+/// have keys, the first of one with the first of the other and so on: tunnels that share the flows, for as many
+/// cores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelKeys {
     /// 0 or 1: a successor process takes the other slot.
     pub slot: u8,
-    /// Base64.
+    /// Base64, at most 8.
     #[cfg_attr(feature = "kube", schemars(with = "Vec<String>"))]
     pub public_keys: Vec<PublicKey>,
 }
@@ -114,8 +116,14 @@ pub struct TunnelStatus {
     pub cluster_id: ClusterId,
     /// The peer's node.
     pub gateway: String,
-    /// Whether the session is live.
+    /// Whether a session is live, of any of its lanes.
     pub up: bool,
+    /// Its lanes.
+    #[serde(default)]
+    pub lanes: u32,
+    /// Lanes with a live session; the flows are theirs.
+    #[serde(default)]
+    pub lanes_up: u32,
     /// The endpoint in use, `address:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,

@@ -104,7 +104,7 @@ fn a_remote_gateway_gets_a_tunnel_for_its_clusters_admitted_prefixes() {
         panic!("{result:?}")
     };
     assert_eq!(tunnel.id(), "green/gw");
-    assert_eq!(tunnel.public_key, PublicKey([2; 32]));
+    assert_eq!(tunnel.public_keys, [PublicKey([2; 32])]);
     assert_eq!(
         tunnel.candidates,
         [
@@ -125,18 +125,81 @@ fn without_an_own_cluster_there_is_no_tunnel() {
 }
 
 #[test]
-fn several_keys_are_several_tunnels_with_names_of_their_own() {
+fn several_keys_are_lanes_of_one_tunnel_and_several_slots_are_several_tunnels() {
     let mut many = gateway("green", "gw", &["192.0.2.7"], &[2, 3]);
     many.keys.push(TunnelKeys {
         slot: 1,
         public_keys: vec![PublicKey([4; 32])],
     });
-    let ids: Vec<_> = tunnels(&set(vec![green(vec![many])]), &ThisNode::default())
+    let result = tunnels(&set(vec![green(vec![many])]), &ThisNode::default());
+    let found: Vec<_> = result
         .wanted
         .iter()
-        .map(Tunnel::id)
+        .map(|tunnel| (tunnel.id(), tunnel.public_keys.as_slice()))
         .collect();
-    assert_eq!(ids, ["green/gw", "green/gw/0.1", "green/gw/1.0"]);
+    let key = |number| PublicKey([number; 32]);
+    assert_eq!(
+        found,
+        [
+            ("green/gw".to_owned(), &[key(2), key(3)][..]),
+            ("green/gw/1".to_owned(), &[key(4)][..]),
+        ]
+    );
+}
+
+#[test]
+fn a_tunnel_has_the_lanes_before_the_first_key_that_is_not_its_own() {
+    let red = remote(
+        "red",
+        &["10.3.0.0/16"],
+        "240.0.32.0/20",
+        "2026-01-03T00:00:00Z",
+        vec![gateway("red", "gw", &["192.0.2.9"], &[6, 3, 7])],
+    );
+    let two_lanes = green(vec![gateway("green", "gw", &["192.0.2.7"], &[2, 3])]);
+    let node = ThisNode {
+        own_keys: [PublicKey([8; 32]), PublicKey([9; 32])].into(),
+        ..ThisNode::default()
+    };
+    let lanes = |result: &Tunnels| -> Vec<(String, usize)> {
+        let count = |tunnel: &Tunnel| (tunnel.id(), tunnel.public_keys.len());
+        result.wanted.iter().map(count).collect()
+    };
+    let result = tunnels(&set(vec![two_lanes, red]), &node);
+    assert_eq!(
+        lanes(&result),
+        [("green/gw".to_owned(), 2), ("red/gw".to_owned(), 1)]
+    );
+    let [refusal] = &result.refusals[..] else {
+        panic!("{:?}", result.refusals);
+    };
+    assert_eq!((refusal.reason.as_str(), refusal.whole), ("KeyTaken", false));
+    assert!(
+        refusal.message.contains("gateway gw of cluster red")
+            && refusal.message.contains("lanes from the 2. on"),
+        "{}",
+        refusal.message
+    );
+    // This gateway's own key, of whatever lane; and the same key twice.
+    for keys in [[4, 9], [4, 4]] {
+        let result = tunnels(
+            &set(vec![green(vec![gateway("green", "gw", &["192.0.2.7"], &keys)])]),
+            &node,
+        );
+        assert_eq!(lanes(&result), [("green/gw".to_owned(), 1)]);
+        assert_eq!(result.refusals[0].reason, "KeyTaken");
+    }
+    let nine: Vec<u8> = (10..19).collect();
+    let result = tunnels(
+        &set(vec![green(vec![gateway("green", "gw", &["192.0.2.7"], &nine)])]),
+        &node,
+    );
+    assert_eq!(lanes(&result), []);
+    assert!(
+        result.refusals[0].message.contains("9 tunnel keys in one slot"),
+        "{:?}",
+        result.refusals
+    );
 }
 
 #[test]
@@ -234,7 +297,12 @@ fn a_record_with_a_thousand_addresses_is_cut() {
 fn a_cluster_that_makes_keys_up_gets_no_tunnel_for_each() {
     let key = |n: u16| PublicKey([&n.to_be_bytes()[..], &[7; 30]].concat().try_into().unwrap());
     let mut flood = gateway("green", "made-up", &["192.0.2.8"], &[]);
-    flood.keys[0].public_keys = (0..2000).map(key).collect();
+    flood.keys = (0..250u16)
+        .map(|slot| TunnelKeys {
+            slot: slot as u8,
+            public_keys: (0..MAX_LANES as u16).map(|lane| key(slot * 8 + lane)).collect(),
+        })
+        .collect();
     let sound = gateway("green", "gw", &["192.0.2.7"], &[2]);
     let other = remote(
         "red",
@@ -299,7 +367,10 @@ proptest! {
         let mut keys = node.own_keys.clone();
         for tunnel in &result.wanted {
             prop_assert!(ids.insert(tunnel.id()), "{} stands twice", tunnel.id());
-            prop_assert!(keys.insert(tunnel.public_key), "a key stands twice");
+            prop_assert!((1..=MAX_LANES).contains(&tunnel.public_keys.len()));
+            for key in &tunnel.public_keys {
+                prop_assert!(keys.insert(*key), "a key stands twice");
+            }
             prop_assert!(tunnel.candidates.len() <= MAX_CANDIDATES);
             let admitted: BTreeSet<IpNet> = set.remotes[&tunnel.cluster].prefixes().collect();
             prop_assert_eq!(&tunnel.prefixes.iter().copied().collect::<BTreeSet<_>>(), &admitted);

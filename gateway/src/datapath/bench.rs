@@ -11,9 +11,9 @@ use super::key::PrivateKey;
 use super::model::{self, ACK, ALL, Shape, packet_of, super_vnet};
 use super::noise::{DATA_OVERHEAD, Identity, Kind, SCRATCH_LEN, Tunnel, kind};
 use super::packet;
-use super::peer::Peer;
+use super::peer::{Peer, Place};
 use super::split::{Prepared, prepare};
-use super::table::Table;
+use super::table::{Member, Table};
 
 /// Segments of a super packet, as TCP fills it.
 const SEGMENTS: usize = 45;
@@ -131,6 +131,7 @@ fn route() -> Run {
             let config = PeerConfig {
                 id: format!("cluster-{number}/gateway"),
                 public_key: PrivateKey::from_bytes([2 + number as u8; 32]).public(),
+                lane_keys: Vec::new(),
                 candidates: Vec::new(),
                 allowed: Vec::new(),
                 keepalive: None,
@@ -141,13 +142,14 @@ fn route() -> Run {
                 let [high, low] = prefix.to_be_bytes();
                 format!("10.{high}.{low}.0/24").parse().unwrap()
             });
-            (
-                Arc::new(Peer::new(&config, number.into(), tunnel)),
-                prefixes.collect(),
-            )
+            let place = Place::only(&config, number.into());
+            Member {
+                lanes: vec![Arc::new(Peer::new(&config, place, tunnel))],
+                allowed: prefixes.collect(),
+            }
         })
         .collect();
-    let table = Table::new(peers);
+    let table = Table::new(peers, 1);
     let (source, destination): (IpAddr, IpAddr) = (
         Ipv4Addr::new(10, 1, 7, 1).into(),
         Ipv4Addr::new(10, 1, 15, 1).into(),
@@ -155,7 +157,7 @@ fn route() -> Run {
     let packet = model::udp(source, destination, &[7; 64]);
     Box::new(move || {
         let header = packet::parse(&packet).unwrap();
-        let peer = table.route(header.destination, &packet).unwrap();
+        let peer = table.route(header.destination, &packet, 0).unwrap();
         assert!(table.may_send(peer, header.source));
     })
 }

@@ -27,7 +27,7 @@ pub struct EngineConfig {
     pub offload: bool,
     /// Somebody else configures the TUN device: it is left down, and its MTU is followed.
     pub external: bool,
-    /// Packet threads, 1 to [`MAX_WORKERS`].
+    /// Packet threads, 1 to [`MAX_WORKERS`], and as many lanes to each peer that has as many.
     pub workers: usize,
     /// When sessions get new keys.
     pub key_limits: KeyLimits,
@@ -97,6 +97,9 @@ pub struct PeerConfig {
     pub id: String,
     /// The peer's static key.
     pub public_key: PublicKey,
+    /// The keys of its further lanes, in order: as many tunnels are made to it as both ends have lanes, each
+    /// for a share of the flows.
+    pub lane_keys: Vec<PublicKey>,
     /// Where the peer may be reached; an initiation goes to all of them until one answers.
     pub candidates: Vec<SocketAddr>,
     /// Prefixes that are routed to the peer, and that it may send from. Several peers may hold the same
@@ -106,6 +109,13 @@ pub struct PeerConfig {
     pub keepalive: Option<Duration>,
     /// A key shared with this peer only.
     pub preshared: Option<PresharedKey>,
+}
+
+impl PeerConfig {
+    /// The keys of all lanes, in order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &PublicKey> {
+        [&self.public_key].into_iter().chain(&self.lane_keys)
+    }
 }
 
 /// A peer that was left out, and why. The others were applied.
@@ -123,8 +133,8 @@ pub enum RefusedReason {
     /// The id stands twice in the list.
     #[error("another peer has the same name")]
     DuplicateId,
-    /// The key stands twice in the list.
-    #[error("another peer has the same public key")]
+    /// A key stands twice in the list.
+    #[error("another peer, or another lane, has the same public key")]
     DuplicateKey,
     /// The key is this gateway's own.
     #[error("its public key is this gateway's own")]
@@ -137,7 +147,7 @@ pub enum RefusedReason {
     TooMany,
 }
 
-/// What one peer's tunnel does.
+/// What the tunnel to one peer does, all its lanes together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// The peer's id.
@@ -146,7 +156,7 @@ pub struct PeerStatus {
     pub public_key: PublicKey,
     /// Where datagrams go: the address that last authenticated itself.
     pub endpoint: Option<SocketAddr>,
-    /// Whether a session stands.
+    /// Whether a session stands, of any lane.
     pub established: bool,
     /// Age of the newest handshake, also when its session has lapsed.
     pub last_handshake: Option<Duration>,
@@ -160,6 +170,21 @@ pub struct PeerStatus {
     pub tx_packets: u64,
     /// What was dropped, by cause; causes without a drop are absent.
     pub drops: BTreeMap<DropCause, u64>,
+    /// Its lanes, in order; one for a plain WireGuard peer.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// What one lane does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// The worker whose it is.
+    pub worker: usize,
+    /// Whether a session stands.
+    pub established: bool,
+    /// Inner packets received and delivered.
+    pub rx_packets: u64,
+    /// Inner packets sent.
+    pub tx_packets: u64,
 }
 
 /// What the engine does.

@@ -200,22 +200,25 @@ pub(super) fn run(shared: &Shared) {
 fn look(shared: &Shared, scratch: &mut [u8], now: Instant) -> Instant {
     // Before any flag of a peer is read: a packet that comes later finds this set.
     shared.control.asleep.store(true, Ordering::SeqCst);
-    shared.identity.load().reset_rate();
-    shared
-        .table
-        .load()
+    shared.identities.load().reset_rate();
+    let table = shared.table.load();
+    let next = table
         .peers()
         .map(|peer| peer.tick(&shared.first().udp.load(), scratch, now))
-        .min()
-        .unwrap_or(now + IDLE)
+        .min();
+    table.settle_turns();
+    next.unwrap_or(now + IDLE)
 }
 
 fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8]) {
     let table = shared.table.load();
-    let (peer, unknown) = match shared.identity.load().inspect(from.ip(), message, scratch) {
-        Ok(Addressee::Key(key)) => (table.by_key(&key), DropCause::InUnknownKey),
-        Ok(Addressee::Index(index)) => (table.by_receiver(index), DropCause::InUnknownSession),
-        Ok(Addressee::Cookie(len)) => {
+    let (peer, unknown) = match shared.identities.load().inspect(from.ip(), message, scratch) {
+        Ok((lane, Addressee::Key(key))) => {
+            let peer = table.by_key(&key).filter(|peer| peer.lane == lane);
+            (peer, DropCause::InUnknownKey)
+        }
+        Ok((_, Addressee::Index(index))) => (table.by_receiver(index), DropCause::InUnknownSession),
+        Ok((_, Addressee::Cookie(len))) => {
             shared.drops.add(DropCause::InRateLimited, 1);
             if let Err(error) = shared.first().udp.load().send_one(from, &scratch[..len]) {
                 tracing::debug!(%from, %error, "cookie not sent");

@@ -20,6 +20,12 @@ impl Drops {
         self.0[cause as usize].fetch_add(count, Ordering::Relaxed);
     }
 
+    fn absorb(&self, other: &Self) {
+        for (sum, more) in self.0.iter().zip(&other.0) {
+            sum.fetch_add(more.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn snapshot(&self) -> BTreeMap<DropCause, u64> {
         DropCause::ALL
             .iter()
@@ -29,12 +35,25 @@ impl Drops {
     }
 }
 
-/// What one peer has done. It outlives a change of keys.
+/// What one lane of a peer has done. It outlives a change of keys.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
     pub(super) drops: Drops,
+}
+
+impl Counters {
+    /// Goes on counting for another, too.
+    pub(super) fn absorb(&self, other: &Self) {
+        for (sum, more) in [(&self.rx, &other.rx), (&self.tx, &other.tx)] {
+            sum.add(
+                more.bytes.load(Ordering::Relaxed),
+                more.packets.load(Ordering::Relaxed),
+            );
+        }
+        self.drops.absorb(&other.drops);
+    }
 }
 
 /// One direction's traffic.

@@ -1,6 +1,5 @@
 //! The engine: a TUN device, a UDP port, workers with a thread each, and a table of peers.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -9,20 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use rustix::event::{EventfdFlags, eventfd};
 use strait_linux::tun::{Tun, TunError, TunOptions};
 
 use super::config::{
     EngineConfig, EngineStatus, MAX_MTU, MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, Refused,
-    RefusedReason,
 };
 use super::counters::Drops;
+use super::identities::Identities;
 use super::key::{PrivateKey, PublicKey};
-use super::noise::Identity;
-use super::peer::Peer;
-use super::registry::Registry;
-use super::table::{Slot, Table};
+use super::registry::{Applied, Registry};
+use super::table::Table;
 use super::udp::Udp;
 use super::{control, steering, worker};
 
@@ -82,6 +78,7 @@ impl Fault {
 
 /// What a worker's thread works on: a queue of the TUN device and a socket.
 pub(super) struct Worker {
+    pub(super) number: usize,
     pub(super) tun: Tun,
     pub(super) udp: ArcSwap<Udp>,
     /// Readable once there is another socket.
@@ -99,7 +96,7 @@ impl Worker {
 
 /// What the threads share.
 pub(super) struct Shared {
-    pub(super) identity: ArcSwap<Identity>,
+    pub(super) identities: ArcSwap<Identities>,
     /// At least one.
     workers: Vec<Worker>,
     mtu: AtomicUsize,
@@ -215,8 +212,10 @@ impl Engine {
         let workers = queues
             .into_iter()
             .zip(sockets)
-            .map(|(tun, udp)| {
+            .enumerate()
+            .map(|(number, (tun, udp))| {
                 Ok(Worker {
+                    number,
                     tun,
                     udp: ArcSwap::from_pointee(udp),
                     moved: event()?,
@@ -227,11 +226,11 @@ impl Engine {
         let mut generation = [0];
         getrandom::fill(&mut generation).map_err(EngineError::Random)?;
         let shared = Arc::new(Shared {
-            identity: ArcSwap::from_pointee(Identity::limited(&config.private_key, config.key_limits)),
+            identities: ArcSwap::from_pointee(Identities::new(&config.private_key, config.key_limits, count)),
             workers,
             mtu: AtomicUsize::new(config.mtu as usize),
             follow: config.external,
-            table: ArcSwap::from_pointee(Table::new(Vec::new())),
+            table: ArcSwap::from_pointee(Table::new(Vec::new(), count)),
             control: control::Inbox::default(),
             drops: Drops::default(),
             wake: event()?,
@@ -320,18 +319,17 @@ impl Engine {
     /// Becomes the owner of this key. Every session ends; peers stay, and are met anew.
     pub fn set_private_key(&self, key: &PrivateKey, peers: &[PeerConfig]) -> Vec<Refused> {
         let mut registry = self.registry();
-        let limits = self.shared.identity.load().limits();
-        self.shared
-            .identity
-            .store(Arc::new(Identity::limited(key, limits)));
+        let identities = &self.shared.identities;
+        let limits = identities.load().lane(0).limits();
+        identities.store(Arc::new(Identities::new(key, limits, self.workers())));
         self.apply(&mut registry, peers, true)
     }
 
     /// Sends to this address from now on, until the peer proves that it is at another. Nothing happens if
     /// there is no such peer.
     pub fn redirect(&self, peer: &PublicKey, to: SocketAddr) {
-        if let Some(peer) = self.shared.table.load().by_key(peer) {
-            peer.redirect(to);
+        for lane in self.shared.table.load().lanes_of(peer) {
+            lane.redirect(to);
         }
     }
 
@@ -343,9 +341,15 @@ impl Engine {
         }
     }
 
-    /// This gateway's public key.
+    /// This gateway's public key, that of its first lane.
     pub fn public_key(&self) -> PublicKey {
-        self.shared.identity.load().public()
+        self.shared.identities.load().lane(0).public()
+    }
+
+    /// The public keys of its lanes, as many as workers. Peers with several lanes, too, are to know them all;
+    /// others know the first.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        self.shared.identities.load().public_keys().collect()
     }
 
     /// The TUN device.
@@ -368,92 +372,25 @@ impl Engine {
     }
 
     fn apply(&self, registry: &mut Registry, wanted: &[PeerConfig], anew: bool) -> Vec<Refused> {
-        let mut refused = Vec::new();
-        let mut ids = BTreeSet::new();
-        let mut next: BTreeMap<PublicKey, (Arc<Peer>, Vec<IpNet>)> = BTreeMap::new();
-        let mut created = Vec::new();
-        for config in wanted {
-            let peer = if next.contains_key(&config.public_key) {
-                Err(RefusedReason::DuplicateKey)
-            } else if ids.contains(config.id.as_str()) {
-                Err(RefusedReason::DuplicateId)
-            } else {
-                self.admit(registry, config, anew)
-            };
-            match peer {
-                Ok((peer, new)) => {
-                    if new && config.keepalive.is_some() {
-                        created.push(Arc::clone(&peer));
-                    }
-                    ids.insert(config.id.as_str());
-                    next.insert(config.public_key, (peer, config.allowed.clone()));
-                }
-                Err(reason) => refused.push(Refused {
-                    id: config.id.clone(),
-                    reason,
-                }),
-            }
-        }
+        let Applied {
+            members,
+            created,
+            refused,
+        } = registry.apply(&self.shared.identities.load(), wanted, anew);
         self.shared
             .table
-            .store(Arc::new(Table::new(next.values().cloned().collect())));
+            .store(Arc::new(Table::new(members, self.workers())));
         for peer in created {
             self.shared.control.initiate(&peer);
         }
         // Keepalives and addresses may have changed, and with them what is due when.
         self.shared.control.rouse();
-        let kept: BTreeSet<u32> = next.values().map(|(peer, _)| peer.index).collect();
-        let gone: Vec<Slot> = registry
-            .peers
-            .values()
-            .filter(|peer| !kept.contains(&peer.index))
-            .map(|peer| peer.slot())
-            .collect();
-        registry.release(gone);
-        registry.peers = next.into_iter().map(|(key, (peer, _))| (key, peer)).collect();
         refused
-    }
-
-    /// The peer that the configuration means, and whether it is a new one.
-    fn admit(
-        &self,
-        registry: &mut Registry,
-        config: &PeerConfig,
-        anew: bool,
-    ) -> Result<(Arc<Peer>, bool), RefusedReason> {
-        if config.public_key == self.public_key() {
-            return Err(RefusedReason::OwnKey);
-        }
-        let known = registry.peers.get(&config.public_key).cloned();
-        if let Some(peer) = known.as_ref().filter(|peer| !anew && peer.matches(config)) {
-            peer.reconfigure(config);
-            return Ok((Arc::clone(peer), false));
-        }
-        let identity = self.shared.identity.load();
-        if !identity.accepts(&config.public_key) {
-            return Err(RefusedReason::WeakKey);
-        }
-        let index = registry.index().ok_or(RefusedReason::TooMany)?;
-        let tunnel = identity.tunnel(&config.public_key, config.preshared.as_ref(), index);
-        let peer = match known {
-            Some(peer) => peer.successor(config, index, tunnel),
-            None => Peer::new(config, index, tunnel),
-        };
-        if self.workers() > 1 {
-            peer.share();
-        }
-        Ok((Arc::new(peer), true))
     }
 
     /// What the engine and its peers have done so far.
     pub fn status(&self) -> EngineStatus {
-        let mut peers: Vec<_> = self
-            .shared
-            .table
-            .load()
-            .peers()
-            .map(|peer| peer.status())
-            .collect();
+        let mut peers = self.shared.table.load().status();
         peers.sort_by(|a, b| a.id.cmp(&b.id));
         let first = self.shared.first();
         let tun = first.tun.offload();

@@ -18,9 +18,9 @@ use super::key::{PrivateKey, PublicKey};
 use super::model::{self, ACK, ALL, Shape, as_kernel, cut, joined, packet_of, sound, super_vnet};
 use super::noise::{Addressee, Identity, Kind, SCRATCH_LEN, Tunnel, kind};
 use super::packet;
-use super::peer::Peer;
+use super::peer::{Peer, Place};
 use super::split::{Prepared, prepare};
-use super::table::Table;
+use super::table::{Member, Table};
 use super::vnet::{VNET_HEADER_LEN, Vnet};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -193,15 +193,21 @@ pub fn inner_packet(data: &[u8]) {
         let config = PeerConfig {
             id: format!("cluster-{number}/gateway"),
             public_key,
+            lane_keys: Vec::new(),
             candidates: Vec::new(),
             allowed: allowed.clone(),
             keepalive: None,
             preshared: None,
         };
         let tunnel = identity.tunnel(&public_key, None, u32::from(number));
-        peers.push((Arc::new(Peer::new(&config, u32::from(number), tunnel)), allowed));
+        let place = Place::only(&config, u32::from(number));
+        peers.push((Arc::new(Peer::new(&config, place, tunnel)), allowed));
     }
-    let table = Table::new(peers.clone());
+    let members = peers.iter().map(|(peer, allowed)| Member {
+        lanes: vec![Arc::clone(peer)],
+        allowed: allowed.clone(),
+    });
+    let table = Table::new(members.collect(), 1);
     let (from, outer) = (input.below(3), input.byte() & 3);
     let before = input.rest();
     let mut packet = before.to_vec();
@@ -226,7 +232,7 @@ pub fn inner_packet(data: &[u8]) {
         );
         return;
     };
-    let routed = table.route(header.destination, before);
+    let routed = table.route(header.destination, before, 0);
     assert_eq!(routed.is_some(), owners(header.destination).contains(&true));
     if let Some(peer) = routed {
         assert!(owners(header.destination)[usize::from(peer.slot())]);

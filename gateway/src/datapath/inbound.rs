@@ -165,7 +165,7 @@ impl Opened {
                 shared.control.rouse();
             }
             if !peer.is_up() {
-                peer.settle(&mut state, &worker.udp.load(), &mut self.scratch);
+                peer.revive(&mut state, &worker.udp.load(), &mut self.scratch);
             }
         }
     }

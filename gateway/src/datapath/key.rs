@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use ring::hkdf::{HKDF_SHA256, Salt};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::noise;
@@ -40,6 +41,21 @@ impl PrivateKey {
     /// The base64 form, wiped when dropped.
     pub fn to_base64(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64_STANDARD.encode(self.0))
+    }
+
+    /// The key of a gateway's lane: this one, or one that only its owner can derive from it.
+    pub(crate) fn lane(&self, lane: usize) -> Self {
+        if lane == 0 {
+            return self.clone();
+        }
+        let mut bytes = Zeroizing::new([0; 32]);
+        let label = [&b"strait tunnel lane "[..], &(lane as u64).to_be_bytes()];
+        let derived = Salt::new(HKDF_SHA256, &[]).extract(&self.0);
+        derived
+            .expand(&label, HKDF_SHA256)
+            .and_then(|output| output.fill(&mut *bytes))
+            .expect("HKDF gives as many bytes as its hash has");
+        Self(*bytes)
     }
 
     /// The public key that belongs to this one.
@@ -126,6 +142,25 @@ mod tests {
             "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a",
         ));
         assert_eq!(private.public(), public);
+    }
+
+    #[test]
+    fn lanes_have_keys_of_their_own_that_stay_the_same() {
+        let private = PrivateKey::from_bytes([5; 32]);
+        let publics: Vec<String> = (0..3)
+            .map(|lane| private.lane(lane).public().to_string())
+            .collect();
+        // By another implementation of RFC 5869 and of X25519. A change here would cut every tunnel at an update.
+        let expected = [
+            "UKYUCbHd0DJemxa3AOcZ6XcsBwALG9d4bpB8ZT0gSV0=",
+            "7svfjQbwzhLtMz0fcDS9WoTXPeRhDstUG1TTpjyzkkw=",
+            "KJf5IrLJouYt+rn8W4rTh1w8Oj5aIZLOrAzEGCA45nU=",
+        ];
+        assert_eq!(publics, expected);
+        assert_ne!(
+            PrivateKey::from_bytes([6; 32]).lane(1).public(),
+            private.lane(1).public()
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod identities;
 mod inbound;
 mod join;
 mod key;
@@ -44,8 +45,8 @@ mod vnet;
 mod worker;
 
 pub use config::{
-    DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, KeyLimits, MAX_MTU,
-    MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
+    DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, KeyLimits, LaneStatus,
+    MAX_MTU, MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
 };
 pub use engine::{Engine, EngineError, UdpSocket};
 pub use key::{BadKey, PresharedKey, PrivateKey, PublicKey};

@@ -104,7 +104,7 @@ fn forward(
         return forward_too_big(shared, worker, outgoing, packets, buffer, mtu);
     }
     let table = shared.table.load();
-    let Some(peer) = table.route(header.destination, &buffer[..len]) else {
+    let Some(peer) = table.route(header.destination, &buffer[..len], worker.number) else {
         return dropped(DropCause::OutNoRoute);
     };
     if let Some(mut state) = outgoing.admit(shared, worker, peer, packet::ecn(buffer), &packets, mtu) {
@@ -115,7 +115,7 @@ fn forward(
                 }
             });
         }
-        if peer.is_shared() {
+        if peer.is_shared_with(worker.number) {
             outgoing.flush(shared, worker);
         }
     } else {

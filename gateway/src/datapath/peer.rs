@@ -1,12 +1,12 @@
-//! One peer: its tunnel, where it is, and what it has done.
+//! One lane of a peer, the only one of most: its tunnel, where it is, and what it has done.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::config::{DropCause, PeerConfig, PeerStatus};
+use super::config::{DropCause, LaneStatus, PeerConfig, PeerStatus};
 use super::control::TICK;
 use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
@@ -27,13 +27,23 @@ const SESSION_ENDS: Duration = Duration::from_secs(180);
 const KEYS_END: Duration = Duration::from_secs(540);
 /// When to look at a peer that waits for nothing.
 const SOME_TIME: Duration = Duration::from_secs(3600);
+/// Unanswered initiations after which a session is thought to be one-sided, so that other ways are taken.
+const DEAF_ATTEMPTS: u32 = 3;
 /// Two sessions are further apart than this: handshakes within 5 s of another are not begun.
 const SAME_SESSION: Duration = Duration::from_secs(1);
 
-/// A peer. Its lock is held over one run of packets at most, and never together with another peer's.
+/// What the lanes of one peer have in common: how many of them are up.
+pub(super) type Bundle = Arc<AtomicUsize>;
+
+/// A lane of a peer. Its lock is held over one run of packets at most, and never together with another's.
 pub(super) struct Peer {
     pub(super) id: String,
+    pub(super) lane: usize,
+    /// The peer's key for this lane.
     pub(super) public_key: PublicKey,
+    /// The worker whose sessions these are.
+    pub(super) home: usize,
+    pub(super) bundle: Bundle,
     pub(super) preshared: Option<PresharedKey>,
     /// Upper 24 bits of its receiver indices: a generation, then the slot.
     pub(super) index: u32,
@@ -81,11 +91,45 @@ impl std::fmt::Debug for Peer {
     }
 }
 
+/// Which lane of which peer, and the places that it has.
+pub(super) struct Place {
+    pub(super) lane: usize,
+    pub(super) public_key: PublicKey,
+    /// Upper 24 bits of its receiver indices.
+    pub(super) index: u32,
+    pub(super) home: usize,
+    pub(super) bundle: Bundle,
+}
+
+impl Place {
+    /// The only lane of a peer, of an engine with one worker.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn only(config: &PeerConfig, index: u32) -> Self {
+        Self {
+            lane: 0,
+            public_key: config.public_key,
+            index,
+            home: 0,
+            bundle: Bundle::default(),
+        }
+    }
+}
+
 impl Peer {
-    pub(super) fn new(config: &PeerConfig, index: u32, tunnel: Box<dyn Tunnel>) -> Self {
+    pub(super) fn new(config: &PeerConfig, place: Place, tunnel: Box<dyn Tunnel>) -> Self {
+        let Place {
+            lane,
+            public_key,
+            index,
+            home,
+            bundle,
+        } = place;
         Self {
             id: config.id.clone(),
-            public_key: config.public_key,
+            lane,
+            public_key,
+            home,
+            bundle,
             preshared: config.preshared.clone(),
             index,
             state: Mutex::new(State {
@@ -113,8 +157,8 @@ impl Peer {
     }
 
     /// The same peer with other keys or another name: it goes on where this one was, and goes on counting.
-    pub(super) fn successor(&self, config: &PeerConfig, index: u32, tunnel: Box<dyn Tunnel>) -> Self {
-        let mut next = Self::new(config, index, tunnel);
+    pub(super) fn successor(&self, config: &PeerConfig, place: Place, tunnel: Box<dyn Tunnel>) -> Self {
+        let mut next = Self::new(config, place, tunnel);
         next.counters = Arc::clone(&self.counters);
         let state = self.lock();
         let new = next.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -127,24 +171,28 @@ impl Peer {
         self.index as Slot
     }
 
-    /// Whether a session stands.
+    /// Whether a session stands, and the peer has not ceased to answer.
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// Several workers will send to it: each lets go of it only when what it has sealed is sent, or else
-    /// the others' runs would overtake its own by more than the receiver's window.
-    pub(super) fn share(&self) {
-        self.shared.store(true, Ordering::Relaxed);
+    /// Whether several workers may send to it. Each then lets go of it only when what it has sealed is sent,
+    /// or else the others' runs would overtake its own by more than the receiver's window.
+    pub(super) fn share(&self, shared: bool) {
+        if self.shared.load(Ordering::Relaxed) != shared {
+            self.shared.store(shared, Ordering::Relaxed);
+        }
     }
 
-    pub(super) fn is_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
+    /// Whether others than this worker may send to it.
+    pub(super) fn is_shared_with(&self, worker: usize) -> bool {
+        self.home != worker || self.shared.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the peer that the configuration means, so that its session can stay.
-    pub(super) fn matches(&self, config: &PeerConfig) -> bool {
-        self.id == config.id && self.public_key == config.public_key && self.preshared == config.preshared
+    /// Whether this, which has the right key, is the lane that the configuration means, so that its session
+    /// can stay.
+    pub(super) fn matches(&self, config: &PeerConfig, lane: usize) -> bool {
+        self.id == config.id && self.lane == lane && self.preshared == config.preshared
     }
 
     /// Takes over what may change under a standing session.
@@ -206,26 +254,47 @@ impl Peer {
     /// Follows an authenticated message.
     pub(super) fn roam(&self, state: &mut State, from: SocketAddr) {
         if state.endpoint != Some(from) {
-            tracing::info!(peer = self.id, endpoint = %from, previous = ?state.endpoint, "the peer answers at");
+            if self.lane == 0 {
+                tracing::info!(peer = self.id, endpoint = %from, previous = ?state.endpoint, "the peer answers at");
+            }
             state.endpoint = Some(from);
             self.batch.store(true, Ordering::Relaxed);
         }
     }
 
+    /// To be called when authentic data comes while the peer is not up.
+    pub(super) fn revive(&self, state: &mut State, udp: &Udp, scratch: &mut [u8]) {
+        state.attempts = 0;
+        self.settle(state, udp, scratch);
+    }
+
     /// To be called after each change that may bring or take a session: sends what waits for one.
     pub(super) fn settle(&self, state: &mut State, udp: &Udp, scratch: &mut [u8]) {
-        let up = state.tunnel.established();
+        let established = state.tunnel.established();
+        let up = established && state.attempts < DEAF_ATTEMPTS;
         if self.up.swap(up, Ordering::Relaxed) != up {
-            if up {
-                tracing::info!(peer = self.id, "tunnel up");
+            let (id, lane) = (&self.id, self.lane);
+            let others = if up {
+                self.bundle.fetch_add(1, Ordering::Relaxed)
             } else {
-                tracing::warn!(
-                    peer = self.id,
+                self.bundle.fetch_sub(1, Ordering::Relaxed) - 1
+            };
+            match (up, others) {
+                (true, 0) => tracing::info!(peer = id, "tunnel up"),
+                (true, _) => tracing::debug!(peer = id, lane, "lane up"),
+                (false, 0) if established => {
+                    tracing::warn!(peer = id, "tunnel down: the peer answers no handshake any more");
+                }
+                (false, 0) => tracing::warn!(
+                    peer = id,
                     "tunnel down: the session has lapsed without a new handshake"
-                );
+                ),
+                (false, _) => {
+                    tracing::info!(peer = id, lane, others, "lane down: the others take its flows");
+                }
             }
         }
-        if !up {
+        if !established {
             return;
         }
         // boringtun tells an age, by a clock that it reads at times of its own.
@@ -461,23 +530,40 @@ impl Peer {
         tracing::debug!(peer = self.id, %to, %error, "datagram not sent");
     }
 
+    /// What this lane does, as if it were the peer's only one.
     pub(super) fn status(&self) -> PeerStatus {
         let (endpoint, established, handshake) = {
             let state = self.lock();
             (state.endpoint, state.tunnel.established(), state.handshake)
         };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (rx, tx) = (&self.counters.rx, &self.counters.tx);
+        let (rx_packets, tx_packets) = (load(&rx.packets), load(&tx.packets));
         PeerStatus {
             id: self.id.clone(),
             public_key: self.public_key,
             endpoint,
             established,
             last_handshake: handshake.map(|time| time.elapsed()),
-            rx_bytes: load(&self.counters.rx.bytes),
-            tx_bytes: load(&self.counters.tx.bytes),
-            rx_packets: load(&self.counters.rx.packets),
-            tx_packets: load(&self.counters.tx.packets),
+            rx_bytes: load(&rx.bytes),
+            tx_bytes: load(&tx.bytes),
+            rx_packets,
+            tx_packets,
             drops: self.counters.drops.snapshot(),
+            lanes: vec![LaneStatus {
+                worker: self.home,
+                established,
+                rx_packets,
+                tx_packets,
+            }],
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if *self.up.get_mut() {
+            self.bundle.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -499,3 +585,55 @@ fn first(flag: &AtomicBool) -> bool {
 }
 
 const _: () = assert!(SCRATCH_LEN > DATA_OVERHEAD + HANDSHAKE_MAX);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::super::config::KeyLimits;
+    use super::super::identities::Identities;
+    use super::super::key::PrivateKey;
+    use super::*;
+
+    #[test]
+    fn a_peer_that_answers_no_more_is_not_up_until_it_is_heard_again() {
+        let own = Identities::new(&PrivateKey::from_bytes([1; 32]), KeyLimits::default(), 1);
+        let other = Identities::new(&PrivateKey::from_bytes([2; 32]), KeyLimits::default(), 1);
+        let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let config = PeerConfig {
+            id: "green/gw".to_owned(),
+            public_key: other.lane(0).public(),
+            lane_keys: Vec::new(),
+            candidates: vec![nobody.local_addr().unwrap()],
+            allowed: Vec::new(),
+            keepalive: None,
+            preshared: None,
+        };
+        let tunnel = own.lane(0).tunnel(&config.public_key, None, 1);
+        let peer = Peer::new(&config, Place::only(&config, 1), tunnel);
+        let mut far = other.lane(0).tunnel(&own.lane(0).public(), None, 1);
+        let udp = Udp::bind(Some(Ipv4Addr::LOCALHOST.into()), 0, 0, false).unwrap();
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = peer.lock().tunnel.initiate(&mut left).unwrap();
+        let answer = far.handshake(&left[..len], &mut right).unwrap();
+        let from = nobody.local_addr().unwrap();
+        peer.handshake(from, &right[..answer.len], &udp, &mut left, Instant::now());
+        assert!(peer.is_up());
+        assert_eq!(peer.bundle.load(Ordering::Relaxed), 1);
+
+        let mut state = peer.lock();
+        for attempt in 1..=DEAF_ATTEMPTS {
+            peer.send_initiation(&mut state, &udp, &mut left, Instant::now());
+            peer.settle(&mut state, &udp, &mut left);
+            assert_eq!(peer.is_up(), attempt < DEAF_ATTEMPTS, "after {attempt}");
+        }
+        assert_eq!(peer.bundle.load(Ordering::Relaxed), 0);
+        assert!(state.tunnel.established(), "data would still be opened");
+        peer.revive(&mut state, &udp, &mut left);
+        assert!(peer.is_up());
+        drop(state);
+        let bundle = Arc::clone(&peer.bundle);
+        drop(peer);
+        assert_eq!(bundle.load(Ordering::Relaxed), 0, "a lane that is gone is not up");
+    }
+}

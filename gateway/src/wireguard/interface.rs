@@ -119,6 +119,7 @@ impl Interface {
             .map(|(key, peer)| PeerConfig {
                 id: key.to_string(),
                 public_key: *key,
+                lane_keys: Vec::new(),
                 candidates: peer.endpoint.into_iter().collect(),
                 allowed: peer.allowed.iter().copied().collect(),
                 keepalive: (peer.keepalive > 0).then(|| Duration::from_secs(peer.keepalive.into())),

@@ -81,6 +81,7 @@ pub(crate) fn peer(number: u8, key: PublicKey, candidates: &[SocketAddr]) -> Pee
     PeerConfig {
         id: format!("cluster-{number}/gateway"),
         public_key: key,
+        lane_keys: Vec::new(),
         candidates: candidates.to_vec(),
         allowed: vec![
             format!("10.{number}.0.0/16").parse().unwrap(),

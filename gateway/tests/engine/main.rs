@@ -8,6 +8,7 @@
 mod bed;
 mod flood;
 mod keys;
+mod lanes;
 mod packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -31,10 +32,6 @@ fn main() {
     let scenarios: &[(&str, fn())] = &[
         ("bytes_cross_in_both_families", bytes_cross_in_both_families),
         ("bytes_cross_without_offloads", bytes_cross_without_offloads),
-        (
-            "bytes_cross_with_several_workers_and_after_a_move",
-            bytes_cross_with_several_workers_and_after_a_move,
-        ),
         ("an_ipv6_underlay_works", an_ipv6_underlay_works),
         (
             "a_dead_candidate_does_not_matter",
@@ -89,6 +86,7 @@ fn main() {
         .iter()
         .chain(packets::SCENARIOS)
         .chain(keys::SCENARIOS)
+        .chain(lanes::SCENARIOS)
         .chain(flood::SCENARIOS)
     {
         if filter.as_deref().is_none_or(|filter| name.contains(filter)) {
@@ -127,39 +125,6 @@ fn bytes_cross_without_offloads() {
         !offload.tun_tcp && !offload.tun_join && !offload.udp_segmentation,
         "{offload:?}"
     );
-}
-
-fn bytes_cross_with_several_workers_and_after_a_move() {
-    let (a, b) = (Node::new(), Node::new());
-    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-    let with = |key, workers| EngineConfig {
-        workers,
-        ..config(key)
-    };
-    let (engine_a, engine_b) = (a.engine(with(&key_a, 4), 1), b.engine(with(&key_b, 3), 2));
-    assert_eq!((engine_a.workers(), engine_b.workers()), (4, 3));
-    let pair = Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    };
-    pair.join(
-        &[loopback(pair.engine_a.port())],
-        &[loopback(pair.engine_b.port())],
-    );
-    transfer(&pair);
-    let before = pair.engine_a.port();
-    pair.engine_a.listen(0).unwrap();
-    assert_ne!(pair.engine_a.port(), before);
-    transfer(&pair);
-    pair.engine_a.refresh_mtu();
-    for engine in [&pair.engine_a, &pair.engine_b] {
-        assert_eq!(engine.fault(), None);
-        let drops = only(engine).drops;
-        assert!(!drops.contains_key(&DropCause::InReplay), "overtaken: {drops:?}");
-    }
 }
 
 fn bytes_cross_in_both_families() {

@@ -44,6 +44,7 @@ pub(super) fn run() -> Result<()> {
     let refused = engine.set_peers(&[PeerConfig {
         id: "other-end".to_owned(),
         public_key: strait_gateway::datapath::PublicKey(spec.peer),
+        lane_keys: Vec::new(),
         candidates: vec![spec.endpoint],
         allowed: vec![spec.address.trunc()],
         keepalive: Some(KEEPALIVE),
