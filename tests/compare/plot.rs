@@ -27,17 +27,17 @@ const PANELS: [Panel; 6] = [
         value: |s, d| of(s, d, Offload::On, Test::Tcp1),
     },
     Panel {
-        title: "CPU of both ends, seconds per GB",
+        title: "CPU time of both ends, s/GB",
         more: false,
         value: |s, d| s.figure(d, Offload::On, Test::Tcp1)?.cpu,
     },
     Panel {
-        title: "One TCP flow on a NIC without TSO, Gbit/s",
+        title: "The same on a NIC without TSO, Gbit/s",
         more: true,
         value: |s, d| of(s, d, Offload::Nic, Test::Tcp1),
     },
     Panel {
-        title: "64 byte UDP, thousand packets per second",
+        title: "64 byte UDP, 1000 packets/s",
         more: true,
         value: |s, d| Some(of(s, d, Offload::On, Test::SmallUdp)? / 1e3),
     },
@@ -62,7 +62,7 @@ const FIGURES: f64 = 52.0;
 const ROW: f64 = 22.0;
 const BAR: f64 = 14.0;
 const TITLE: f64 = 34.0;
-const FOOT: f64 = 40.0;
+const FOOT: f64 = 52.0;
 
 const STYLE: &str = "
 text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #424a53; }
@@ -105,8 +105,10 @@ pub(crate) fn svg(summary: &Summary, machine: &str) -> String {
     }
     let _ = writeln!(
         text,
-        "<text class=\"note\" x=\"{MARGIN}\" y=\"{:.0}\">Two network namespaces with a veth pair between them; all ends \
-         share {}.</text>",
+        "<text class=\"note\" x=\"{MARGIN}\" y=\"{:.0}\">Two network namespaces with a veth pair between them; medians; \
+         both ends of tunnel and load share one machine:</text>\n<text class=\"note\" x=\"{MARGIN}\" \
+         y=\"{:.0}\">{}.</text>",
+        height - MARGIN - 16.0,
         height - MARGIN,
         escaped(machine)
     );

@@ -12,7 +12,7 @@ use strait_gateway::datapath::PrivateKey;
 
 use super::cpu::Moment;
 use super::place::{Places, Side, endpoint};
-use super::report::{Bare, Cpu, Latency, Measured, Pods, Report, Share};
+use super::report::{Bare, Cpu, Latency, Measured, PING_PATIENCE, Pods, Report, Share};
 use super::run::{Engine, Tool};
 use crate::args::clock;
 use crate::control::{self, PodRequest, Request, Response};
@@ -272,6 +272,7 @@ impl Course {
             .clamp(20, 1000)
             .to_string();
         let (target, interval) = (path.target.to_string(), PING_INTERVAL.to_string());
+        let patience = PING_PATIENCE.to_string();
         let arguments = [
             "ping",
             &target,
@@ -280,7 +281,7 @@ impl Course {
             "--interval",
             &interval,
             "--timeout",
-            "1",
+            &patience,
         ];
         let pinged: Pinged = Tool::start(&self.dir, path.place, &arguments)?.result()?;
         Latency::of(&pinged)

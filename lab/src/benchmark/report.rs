@@ -9,6 +9,9 @@ use serde_json::json;
 use super::place::Side;
 use crate::tool::{Hop, Pinged};
 
+/// Seconds that a ping may take.
+pub(super) const PING_PATIENCE: f64 = 1.0;
+
 /// Round trips in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Latency {
@@ -21,6 +24,8 @@ pub(super) struct Latency {
 impl Latency {
     pub(super) fn of(pinged: &Pinged) -> Result<Self> {
         let mut times = pinged.rtt_ms.clone();
+        // One that is lost took longer than any other.
+        times.resize(pinged.sent.into(), PING_PATIENCE * 1e3);
         times.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let found = times.get((times.len() as f64 * share) as usize);

@@ -1,7 +1,9 @@
 //! ICMP echo: round trips, and the hops of a path.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 const MAX_HOPS: u16 = 12;
 /// Echoes for each hop; the quickest counts.
 const TRIES: u16 = 3;
+/// Hops that a ping may take.
+const DEFAULT_TTL: u32 = 64;
+/// How often somebody who waits looks whether there is anything to wait for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Round trips.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,7 +39,8 @@ pub(crate) struct Hop {
     pub(crate) rtt_ms: Option<f64>,
 }
 
-/// Sends echo requests, one after the other. No answer at all is an error.
+/// Sends echo requests: the next after the answer to the last, or at an interval, whether there are answers or not.
+/// No answer at all is an error.
 pub(super) fn ping(
     address: IpAddr,
     source: Option<IpAddr>,
@@ -42,15 +49,17 @@ pub(super) fn ping(
     timeout: Duration,
 ) -> Result<Pinged> {
     let icmp = Icmp::open(address, source)?;
-    let mut rtt_ms = Vec::new();
-    let started = Instant::now();
-    for sequence in 1..=count {
-        let due = interval * u32::from(sequence - 1);
-        std::thread::sleep(due.saturating_sub(started.elapsed()));
-        if let Some((Answer::Reply, _, rtt)) = icmp.ask(sequence, 64, timeout)? {
-            rtt_ms.push(rtt);
+    let rtt_ms = if interval.is_zero() {
+        let mut rtt_ms = Vec::new();
+        for sequence in 1..=count {
+            if let Some((Answer::Reply, _, rtt)) = icmp.ask(sequence, DEFAULT_TTL, timeout)? {
+                rtt_ms.push(rtt);
+            }
         }
-    }
+        rtt_ms
+    } else {
+        icmp.at_interval(count, interval, timeout)?
+    };
     if rtt_ms.is_empty() && count > 0 {
         bail!("{address} does not answer pings ({count} sent, {timeout:?} waited for each)");
     }
@@ -131,42 +140,92 @@ impl Icmp {
 
     /// Sends one echo request and waits for what it causes.
     fn ask(&self, sequence: u16, ttl: u32, timeout: Duration) -> Result<Option<(Answer, IpAddr, f64)>> {
-        let to = SocketAddr::new(self.destination, 0);
         let raw = socket2::SockRef::from(&self.socket);
         match self.destination {
             IpAddr::V4(_) => raw.set_ttl_v4(ttl)?,
             IpAddr::V6(_) => raw.set_unicast_hops_v6(ttl)?,
         }
-        let request = echo_request(self.destination.is_ipv4(), self.identifier, sequence);
         let started = Instant::now();
-        self.socket
-            .send_to(&request, to)
-            .with_context(|| format!("cannot send to {}", to.ip()))?;
-        let mut buffer = [0; 1500];
+        self.send(sequence)
+            .with_context(|| format!("cannot send to {}", self.destination))?;
         loop {
             let left = timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
                 return Ok(None);
             }
-            self.socket.set_read_timeout(Some(left))?;
-            let (n, from) = match self.socket.recv_from(&mut buffer) {
-                Ok(received) => received,
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e).context("cannot receive"),
-            };
-            let rtt = started.elapsed().as_secs_f64() * 1e3;
-            let read = match self.destination {
-                IpAddr::V4(to) => read_v4(&buffer[..n], to),
-                IpAddr::V6(to) => read_v6(&buffer[..n], to),
-            };
-            if let Some((answer, identifier, seen)) = read
-                && identifier == self.identifier
+            if let Some((answer, from, seen)) = self.receive(left)?
                 && seen == sequence
             {
-                return Ok(Some((answer, from.ip(), rtt)));
+                return Ok(Some((answer, from, started.elapsed().as_secs_f64() * 1e3)));
             }
         }
+    }
+
+    /// Sends requests at an interval, and takes the answers as they come; the round trips.
+    fn at_interval(&self, count: u16, interval: Duration, timeout: Duration) -> Result<Vec<f64>> {
+        let sent: Vec<OnceLock<Instant>> = (0..count).map(|_| OnceLock::new()).collect();
+        let last = Instant::now() + interval * u32::from(count.saturating_sub(1));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let started = Instant::now();
+                for (number, sent) in (0u16..).zip(&sent) {
+                    let due = interval * u32::from(number);
+                    thread::sleep(due.saturating_sub(started.elapsed()));
+                    // Before it is sent: the answer may be quicker than this thread. Set once, as each has a number
+                    // of its own.
+                    let _ = sent.set(Instant::now());
+                    // One that cannot be sent is lost.
+                    let _ = self.send(number);
+                }
+            });
+            let mut answered = vec![false; sent.len()];
+            let mut rtt_ms = Vec::new();
+            while rtt_ms.len() < sent.len() && Instant::now() < last + timeout {
+                let Some((Answer::Reply, _, number)) = self.receive(LOOK)? else {
+                    continue;
+                };
+                let number = usize::from(number);
+                if let (Some(at), Some(answered)) =
+                    (sent.get(number).and_then(OnceLock::get), answered.get_mut(number))
+                    && !*answered
+                {
+                    *answered = true;
+                    rtt_ms.push(at.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+            Ok(rtt_ms)
+        })
+    }
+
+    fn send(&self, sequence: u16) -> io::Result<usize> {
+        let request = echo_request(self.destination.is_ipv4(), self.identifier, sequence);
+        self.socket
+            .send_to(&request, SocketAddr::new(self.destination, 0))
+    }
+
+    /// What a request of ours caused, who says so, and which request it was; `None` where there is nothing yet.
+    fn receive(&self, patience: Duration) -> Result<Option<(Answer, IpAddr, u16)>> {
+        let mut buffer = [0; 1500];
+        self.socket.set_read_timeout(Some(patience))?;
+        let (n, from) = match self.socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(e) => return Err(e).context("cannot receive"),
+        };
+        let read = match self.destination {
+            IpAddr::V4(to) => read_v4(&buffer[..n], to),
+            IpAddr::V6(to) => read_v6(&buffer[..n], to),
+        };
+        Ok(read
+            .filter(|(_, identifier, _)| *identifier == self.identifier)
+            .map(|(answer, _, sequence)| (answer, from.ip(), sequence)))
     }
 }
 
