@@ -40,17 +40,19 @@ enum LogFormat {
 
 /// Starts logging for this process.
 pub(crate) fn start(args: &LogArgs) {
-    // hickory writes two lines of level info for each query; the client says each failed call at level
+    // hickory writes two lines of level info for each query; the client and its watcher say each failed call at level
     // error, which whoever made the call says better.
     let with_defaults = |filter: &str| {
         EnvFilter::try_new(format!(
-            "hickory_server=warn,kube_client::client::builder=off,{filter}"
+            "hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off,{filter}"
         ))
     };
     let (filter, bad) = match with_defaults(&args.filter) {
         Ok(filter) => (filter, None),
         Err(error) => (
-            EnvFilter::new("info,hickory_server=warn,kube_client::client::builder=off"),
+            EnvFilter::new(
+                "info,hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off",
+            ),
             Some(error),
         ),
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,25 @@ pub struct Inputs {
     /// One flag for each watched kind: whether it is known, live or from disk.
     known: Vec<watch::Receiver<Knowledge>>,
     savers: Vec<JoinHandle<()>>,
+    refusals: Refusals,
+}
+
+/// An API server does not let these credentials see some objects.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("these credentials may not list {kind}: {said}")]
+pub struct Refused {
+    /// The kind, in plural.
+    pub kind: String,
+    /// The API server's words.
+    pub said: String,
+}
+
+/// Lists that were refused.
+#[derive(Debug, Clone, Default)]
+struct Refusals {
+    first: Arc<watch::Sender<Option<Refused>>>,
+    /// Whether somebody will say so.
+    asked: Arc<AtomicBool>,
 }
 
 /// How much is known of one kind.
@@ -63,6 +83,7 @@ impl Inputs {
             seen,
             known: Vec::new(),
             savers: Vec::new(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -107,8 +128,24 @@ impl Inputs {
                 self.shutdown.clone(),
             )));
         }
-        tokio::spawn(follow(name, api, config, index, self.shutdown.clone()));
+        let refusals = self.refusals.clone();
+        tokio::spawn(follow(name, api, config, index, refusals, self.shutdown.clone()));
         watched
+    }
+
+    /// Waits until the API server refuses to list something. Daemons log that and try again; for a command
+    /// that calls this before it watches, it is the answer, and none is logged.
+    pub fn refused(&self) -> impl Future<Output = Refused> + use<> {
+        self.refusals.asked.store(true, Ordering::SeqCst);
+        let mut first = self.refusals.first.subscribe();
+        async move {
+            let first = first.wait_for(Option::is_some).await;
+            match first.ok().and_then(|refused| refused.clone()) {
+                Some(refused) => refused,
+                // The inputs are gone: nobody asks any more.
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// How much is known, of the kind of which least is known.
@@ -261,6 +298,7 @@ async fn follow<K: Input>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     index: Index<K>,
+    refusals: Refusals,
     shutdown: Shutdown,
 ) {
     let stream = watcher(api, config).default_backoff();
@@ -281,6 +319,17 @@ async fn follow<K: Input>(
             }
             Err(e) => {
                 failing = true;
+                if let Some(said) = forbidden(&e) {
+                    let kind = name.clone();
+                    refusals.first.send_if_modified(|first| {
+                        let new = first.is_none();
+                        first.get_or_insert(Refused { kind, said });
+                        new
+                    });
+                    if refusals.asked.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                }
                 tracing::warn!(
                     kind = name,
                     error = causes(&e),
@@ -319,6 +368,16 @@ async fn follow<K: Input>(
             }
         }
     }
+}
+
+/// The API server's words, where it refuses to list.
+fn forbidden(error: &watcher::Error) -> Option<String> {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
+    else {
+        return None;
+    };
+    (status.code == 403).then(|| status.message.clone())
 }
 
 /// An error with its causes, outermost first.

@@ -16,6 +16,7 @@ pub mod inputs;
 mod saved;
 pub mod shutdown;
 pub mod status;
+pub mod stdout;
 
 pub use args::CommonArgs;
 pub use clusterset::ClustersetInputs;

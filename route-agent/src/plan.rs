@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use strait_core::kernel::{ForeignRefusal, Plan};
 use strait_daemon::{Inputs, Shutdown, client};
 use strait_linux::Kernel;
@@ -14,6 +14,9 @@ use crate::agent::STATE;
 use crate::args::{Output, PlanArgs};
 use crate::decide::decide;
 use crate::objects::Watches;
+
+/// Where the right credentials are.
+const ELSEWHERE: &str = "run `strait plan` with the route agent's own: on Kubernetes `kubectl -n strait-system exec POD-OF-THE-ROUTE-AGENT -- strait plan`, in a lab `strait lab exec CLUSTER/NODE/route-agent -- strait plan`";
 
 /// How long the API server may take to list everything.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -60,8 +63,15 @@ pub async fn planned(args: &PlanArgs) -> anyhow::Result<(Plan, BTreeSet<ForeignR
     let shutdown = Shutdown::default();
     // Saved nowhere: the files are the route agent's.
     let mut inputs = Inputs::new(None, shutdown.clone());
+    let refused = inputs.refused();
     let watches = Watches::new(&mut inputs, &api, &args.namespace);
-    let listed = tokio::time::timeout(PATIENCE, inputs.changed(Duration::from_millis(1))).await;
+    let listed = tokio::select! {
+        listed = tokio::time::timeout(PATIENCE, inputs.changed(Duration::from_millis(1))) => listed,
+        refused = refused => {
+            shutdown.trigger();
+            bail!("{refused}; {ELSEWHERE}");
+        }
+    };
     shutdown.trigger();
     listed.with_context(|| {
         format!(
