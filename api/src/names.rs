@@ -18,6 +18,10 @@ pub const ANNOTATION_OVERLAY: &str = "strait.dev/overlay-addresses";
 /// Secret in [`NAMESPACE`]: how to reach the broker (keys `url`, `ca.crt`, `cluster`, `token` — the renewal
 /// credential). Read by the agent alone.
 pub const BROKER_SECRET: &str = "strait-broker";
+/// Secret in [`NAMESPACE`]: the key (`identity`) of a cluster that asks to join, until it is a member.
+pub const JOIN_SECRET: &str = "strait-join";
+/// On a Member that is out: it left by itself, nobody evicted it.
+pub const ANNOTATION_LEFT: &str = "strait.dev/left";
 /// Lease in [`NAMESPACE`] that elects the agent.
 pub const AGENT_LEASE: &str = "strait-agent";
 /// Value of `endpointslice.kubernetes.io/managed-by` on EndpointSlices that Strait writes.

@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, Member, MemberState};
+use strait_daemon::stdout::print;
 
 use crate::args::LeaveArgs;
 use crate::connection::{Membership, merge, within};
@@ -21,7 +22,7 @@ use crate::error::BrokerError;
 pub(crate) async fn run(args: LeaveArgs) -> anyhow::Result<()> {
     let local = strait_daemon::client::connect(args.kubeconfig.as_deref(), "strait-leave").await?;
     let left = leave(&local, &args.namespace, args.force).await?;
-    println!("{left} has left the clusterset.");
+    print(&format!("{left} has left the clusterset."))?;
     Ok(())
 }
 
@@ -51,6 +52,7 @@ pub async fn leave(
     }
     let secrets: Api<Secret> = Api::namespaced(local.clone(), namespace);
     objects::remove(&secrets, names::BROKER_SECRET).await?;
+    crate::join::identity::forget(local, namespace).await?;
     clear(local, namespace).await?;
     Ok(id)
 }

@@ -1,7 +1,5 @@
 //! Tables and values on standard output.
 
-use std::io::Write;
-
 use serde::Serialize;
 
 use crate::args::Output;
@@ -13,12 +11,11 @@ pub(crate) fn print<T: Serialize>(
     head: &[&str],
     rows: &[Vec<String>],
 ) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match output {
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
-        Output::Text => out.write_all(table(head, rows).as_bytes())?,
-    }
-    Ok(())
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(value)?,
+        Output::Text => table(head, rows),
+    };
+    Ok(strait_daemon::stdout::print(text.trim_end())?)
 }
 
 /// Columns as wide as their widest cell, two blanks apart.

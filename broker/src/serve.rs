@@ -47,12 +47,12 @@ pub(crate) async fn run(args: ServeArgs, kubeconfig: Option<PathBuf>) -> anyhow:
         allow_many_connections();
         let running = Standalone::start(&args).await?;
         let ready = status.clone();
-        let url = running.url.clone();
+        let (url, kubeconfig) = (running.url.clone(), running.kubeconfig.clone());
         let controllers = Controllers::new(running.client.clone(), settings);
         let ended = controllers
             .run(shutdown, move || {
                 ready.ready();
-                tracing::info!(url, "the broker serves");
+                tracing::info!(url, kubeconfig = %kubeconfig.display(), "the broker serves");
             })
             .await;
         running.server.shutdown().await;
@@ -107,6 +107,8 @@ pub struct Standalone {
     pub client: Client,
     /// URL under which members reach it.
     pub url: String,
+    /// Its administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
 }
 
 impl std::fmt::Debug for Standalone {
@@ -170,7 +172,12 @@ impl Standalone {
             &kubeconfig,
             &server.admin_kubeconfig(&local.unwrap_or_else(|| url.clone())),
         )?;
-        Ok(Self { server, client, url })
+        Ok(Self {
+            server,
+            client,
+            url,
+            kubeconfig,
+        })
     }
 }
 

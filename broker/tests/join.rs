@@ -127,6 +127,90 @@ async fn a_cluster_joins_once_both_sides_have_agreed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_gave_up_or_was_ended_goes_on_with_the_same_token() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&data, None).await;
+    let secrets = |home: &Home| Api::<Secret>::namespaced(home.client.clone(), names::NAMESPACE);
+
+    // Nobody accepted in time; then somebody did.
+    let blue = Home::start("blue", 1).await;
+    let token = broker.token(None).await;
+    let mut hasty = blue.options();
+    hasty.timeout = Duration::from_millis(100);
+    let e = join(&blue.client, &token, &hasty, |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(e.contains("again with the same token"), "{e}");
+    let asked = broker.accept(&token.request).await.spec.claim.unwrap();
+    broker
+        .request_where(&token.request, |r| {
+            r.status
+                .as_ref()
+                .is_some_and(|s| s.state == Some(JoinState::Accepted))
+        })
+        .await;
+
+    // What was accepted is what counts: other ranges are refused by name, with the way on.
+    let mut other = blue.options();
+    other.pod_cidrs = nets(&["10.9.0.0/16"]);
+    let e = join(&blue.client, &token, &other, |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("pods 10.1.0.0/16, here 10.9.0.0/16") && e.contains("--pod-cidr") && !e.contains("UID"),
+        "{e}"
+    );
+
+    let joined = blue.join(&token).await.unwrap();
+    assert_eq!(joined.fingerprint, asked.key_fingerprint);
+    assert!(secrets(&blue).get_opt("strait-join").await.unwrap().is_none());
+
+    // Ended while it waited.
+    let green = Home::start("green", 2).await;
+    let token = broker.token(None).await;
+    let (told, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let (client, options, ours) = (green.client.clone(), green.options(), token.clone());
+    let joining = tokio::spawn(async move {
+        join(&client, &ours, &options, |p| {
+            if let Progress::Waiting { fingerprint, .. } = p {
+                told.send(fingerprint).unwrap();
+            }
+        })
+        .await
+    });
+    let shown = waits.recv().await.unwrap();
+    joining.abort();
+    assert!(joining.await.unwrap_err().is_cancelled());
+    broker.accept(&token.request).await;
+    assert_eq!(green.join(&token).await.unwrap().fingerprint, shown);
+
+    // A no ends it: nothing is kept.
+    let red = Home::start("red", 3).await;
+    let token = broker.token(None).await;
+    hasty.cluster_id = "red".parse().unwrap();
+    hasty.pod_cidrs = nets(&["10.3.0.0/16"]);
+    assert!(join(&red.client, &token, &hasty, |_| {}).await.is_err());
+    assert!(secrets(&red).get_opt("strait-join").await.unwrap().is_some());
+    let no = RejectArgs {
+        name: token.request.clone(),
+        reason: "no".into(),
+    };
+    reject(&broker.client, &no).await.unwrap();
+    // The broker takes the token back as well: the joiner hears the one or the other.
+    let e = join(&red.client, &token, &hasty, |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(e.contains("rejected") || e.contains("taken back"), "{e}");
+    for home in [blue, green, red] {
+        home.stop().await;
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_id_an_overlap_and_a_bad_prefix_are_refused_with_the_reason() {
     let data = tempfile::tempdir().unwrap();
     let broker = Broker::start(&data, None).await;

@@ -101,7 +101,12 @@ fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
         .by_ref()
         .map(Result::unwrap)
         .find(|line| line.contains("the broker serves"));
-    assert!(serves.is_some(), "the broker ended");
+    assert!(
+        serves
+            .as_ref()
+            .is_some_and(|line| line.contains("admin.kubeconfig")),
+        "{serves:?}"
+    );
     std::thread::spawn(move || log.for_each(drop));
     let run = |args: &[&str]| strait(&kubeconfig, args).output().unwrap();
 
@@ -235,7 +240,27 @@ fn a_cluster_becomes_a_member_by_the_commands_of_the_readme() {
         );
     }
 
+    // Who leaves by itself was not evicted.
+    ran(&run(&["leave"]));
+    let members = ran(&run(&["broker", "members"]));
+    assert!(
+        members.contains("Left") && !members.contains("Evicted"),
+        "{members}"
+    );
+    let token = ran(&run(&["broker", "token", "create", "--preapprove", "hub"]));
+    let mut joining = strait(
+        &kubeconfig,
+        &["join", "--cluster-id", "hub", "--pod-cidr", "10.9.0.0/16"],
+    );
+    let mut joining = joining.stdin(Stdio::piped()).spawn().unwrap();
+    joining.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    ran(&joining.wait_with_output().unwrap());
+    let members = ran(&run(&["broker", "members"]));
+    assert!(members.contains("Active"), "{members}");
+
     ran(&run(&["broker", "evict", "hub"]));
+    let shown = ran(&run(&["broker", "members"]));
+    assert!(shown.contains("Evicted"), "{shown}");
     let members = ran(&run(&["broker", "members", "--output", "json"]));
     let members: serde_json::Value = serde_json::from_str(&members).unwrap();
     assert_eq!(members[0]["spec"]["state"], "Evicted");

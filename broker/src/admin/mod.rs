@@ -14,11 +14,12 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use strait_api::names::BROKER_NAMESPACE;
-use strait_api::records::{JoinAcceptance, JoinRequest, JoinState, Member};
+use strait_api::records::{JoinAcceptance, JoinRequest, JoinState, Member, MemberState};
 use strait_api::{ClusterId, Condition};
 use strait_core::admission;
 
 use crate::args::{AcceptArgs, BrokerCommand, ListArgs, RejectArgs, TokenCommand};
+use crate::controllers::members::{Why, has_left};
 use crate::controllers::{self, rfc3339};
 use crate::error::{BrokerError, found};
 use crate::output;
@@ -36,7 +37,7 @@ pub(crate) async fn run(command: BrokerCommand, kubeconfig: Option<&Path>) -> an
                 "Join request {}, good until {}. Pass the token in a file; whoever holds it can ask to join.",
                 made.request, made.expires
             );
-            writeln!(std::io::stdout(), "{}", *made.token)?;
+            strait_daemon::stdout::print(&made.token)?;
             Ok(())
         }
         BrokerCommand::Token(TokenCommand::List(args)) | BrokerCommand::Requests(args) => {
@@ -161,7 +162,10 @@ async fn print_members(client: &Client, args: ListArgs) -> anyhow::Result<()> {
             let last = heard.get(&m.spec.cluster_id.member_namespace());
             vec![
                 m.spec.cluster_id.to_string(),
-                format!("{:?}", m.spec.state),
+                match m.spec.state {
+                    MemberState::Evicted if has_left(m) => "Left".to_owned(),
+                    state => format!("{state:?}"),
+                },
                 output::list(&m.spec.prefixes),
                 output::list(&m.spec.node_blocks),
                 output::list(&m.spec.export_namespaces),
@@ -360,5 +364,5 @@ pub async fn evict(client: &Client, id: &ClusterId) -> Result<(), BrokerError> {
                 "there is no member {id}; `strait broker members` lists them"
             ))
         })?;
-    controllers::members::evict(client, &member, Timestamp::now()).await
+    controllers::members::put_out(client, &member, Why::Evicted, Timestamp::now()).await
 }

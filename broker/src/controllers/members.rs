@@ -27,7 +27,7 @@ pub(super) async fn reconcile(
     let leaves = cluster.is_some_and(|c| c.spec.removed_at.is_some());
     if leaves && member.spec.state != MemberState::Evicted {
         tracing::info!(member = %id, "member leaves");
-        return evict(client, member, now).await;
+        return put_out(client, member, Why::Left, now).await;
     }
     if provided.get(id) == Some(&member.spec.epoch) && member.spec.removed_at.is_none() {
         return Ok(());
@@ -100,16 +100,47 @@ async fn clear(client: &Client, id: &ClusterId) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// Why a member is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It said so itself.
+    Left,
+    /// An administrator said so.
+    Evicted,
+}
+
+/// Whether a member that is out has left by itself.
+pub(crate) fn has_left(member: &Member) -> bool {
+    let annotations = member.metadata.annotations.as_ref();
+    annotations.is_some_and(|a| a.contains_key(names::ANNOTATION_LEFT))
+}
+
+/// Says on a member's object why it is out; of one that is in, nothing.
+pub(super) fn mark(member: &mut Member, why: Option<Why>) {
+    let annotations = member.metadata.annotations.get_or_insert_default();
+    if why == Some(Why::Left) {
+        annotations.insert(names::ANNOTATION_LEFT.to_owned(), "true".to_owned());
+    } else {
+        annotations.remove(names::ANNOTATION_LEFT);
+    }
+}
+
 /// Puts a member out.
-pub(crate) async fn evict(client: &Client, member: &Member, now: Timestamp) -> Result<(), BrokerError> {
+pub(crate) async fn put_out(
+    client: &Client,
+    member: &Member,
+    why: Why,
+    now: Timestamp,
+) -> Result<(), BrokerError> {
     let members: Api<Member> = Api::all(client.clone());
     let mut out = member.clone();
+    mark(&mut out, Some(why));
     out.spec = admission::evict(&member.spec, &rfc3339(now), epoch(now));
     let id = out.spec.cluster_id.clone();
     members
         .replace(id.as_str(), &PostParams::default(), &out)
         .await
-        .map_err(BrokerError::api(format!("marking member {id} as evicted")))?;
+        .map_err(BrokerError::api(format!("marking member {id} as out")))?;
     // At once, not only when the watch tells: new calls are to be refused within seconds.
     objects::revoke_member(client, &id).await
 }

@@ -207,6 +207,7 @@ async fn admit(
         Some(have) => {
             let mut member = have.clone();
             member.spec = spec;
+            super::members::mark(&mut member, None);
             members
                 .replace(id.as_str(), &PostParams::default(), &member)
                 .await

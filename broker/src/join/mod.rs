@@ -5,24 +5,24 @@
 //! says how to reach the broker, and the Cluster record from which every daemon learns where it is. Run
 //! again, it goes on where it stopped.
 
+mod differs;
 mod discover;
+pub(crate) mod identity;
 
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use strait_api::records::{Cluster, ClusterSpec, JoinClaim, JoinRequest, JoinState, Member};
 use strait_api::{ClusterId, names};
+use strait_daemon::stdout::print;
 use zeroize::Zeroizing;
 
 use crate::args::{JoinArgs, Output};
@@ -115,14 +115,14 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
     })
     .await?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&joined)?),
-        Output::Text => println!(
+        Output::Json => print(&serde_json::to_string_pretty(&joined)?)?,
+        Output::Text => print(&format!(
             "{} is a member of the clusterset at {} (pods {}, node blocks {}).",
             joined.cluster_id,
             joined.broker,
             crate::output::list(&joined.pod_cidrs),
             crate::output::list(&joined.node_blocks)
-        ),
+        ))?,
     }
     Ok(())
 }
@@ -154,6 +154,19 @@ pub async fn join(
     local: &Client,
     token: &JoinToken,
     options: &JoinOptions,
+    progress: impl FnMut(Progress),
+) -> Result<Joined, BrokerError> {
+    let joined = become_member(local, token, options, progress).await;
+    if let Ok(_) | Err(BrokerError::Rejected(_)) = joined {
+        identity::forget(local, &options.namespace).await?;
+    }
+    joined
+}
+
+async fn become_member(
+    local: &Client,
+    token: &JoinToken,
+    options: &JoinOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<Joined, BrokerError> {
     let id = &options.cluster_id;
@@ -178,8 +191,12 @@ pub async fn join(
     let requests: Api<JoinRequest> = Api::namespaced(joiner.clone(), &token.namespace);
     let request = Request { api: requests, token };
     let mut state = request.read().await?;
-    if state.spec.claim.as_ref() != Some(&claim) && !request.accepted(&state, &claim)? {
-        state = request.claim(&claim).await?;
+    if !request.accepted(&state, &claim)? {
+        // Whoever goes on from here, also after this process was ended, is the one who asked.
+        identity::keep(local, &options.namespace, &identity).await?;
+        if state.spec.claim.as_ref() != Some(&claim) {
+            state = request.claim(&claim).await?;
+        }
     }
     if !request.accepted(&state, &claim)? {
         let told = Progress::Waiting {
@@ -264,18 +281,8 @@ async fn claim(
     discover(local, &mut ranges, |note| progress(Progress::Note(note))).await?;
 
     // A cluster that joins again shows the same fingerprint.
-    let kept = Membership::load(local, &options.namespace)
-        .await
-        .map(|m| m.identity)
-        .unwrap_or_default();
-    let identity = if kept.len() == 32 {
-        kept
-    } else {
-        let mut key = Zeroizing::new(vec![0u8; 32]);
-        getrandom::fill(&mut key).map_err(|e| BrokerError::State(format!("no randomness: {e}")))?;
-        key
-    };
-    let key_fingerprint = format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&*identity)));
+    let identity = identity::identity(local, &options.namespace).await?;
+    let key_fingerprint = identity::fingerprint(&identity);
     let claim = JoinClaim {
         cluster_id: options.cluster_id.clone(),
         uid,
@@ -348,22 +355,24 @@ impl Request<'_> {
         };
         match status.state {
             Some(JoinState::Accepted) => {
-                let fits = status.acceptance.as_ref().is_some_and(|a| a.claim == *claim);
-                if fits {
+                let Some(acceptance) = &status.acceptance else {
+                    return Ok(false);
+                };
+                if acceptance.claim == *claim {
                     return Ok(true);
                 }
-                Err(BrokerError::State(format!(
-                    "join request {} was accepted for another claim; ask for a new token to change ranges or join another cluster",
-                    self.token.request
+                Err(BrokerError::State(differs::sentence(
+                    &self.token.request,
+                    &acceptance.claim,
+                    claim,
                 )))
             }
             Some(JoinState::Rejected) => {
                 let reason = message("Accepted", "False");
                 if reason.is_some_and(|r| r.reason == "Expired") {
-                    let why = reason.map(|r| r.message.clone()).unwrap_or_default();
                     return Err(BrokerError::TokenRefused {
                         url: self.token.url.clone(),
-                        why,
+                        why: format!("it expired at {}", self.token.expires),
                     });
                 }
                 Err(BrokerError::Rejected(
@@ -453,27 +462,7 @@ async fn write_membership(
     membership: &Membership,
     namespace: &str,
 ) -> Result<(), BrokerError> {
-    let namespaces: Api<Namespace> = Api::all(local.clone());
-    let there = within(
-        &format!("reading namespace {namespace}"),
-        namespaces.get_opt(namespace),
-    )
-    .await?;
-    if there.is_none() {
-        let metadata = ObjectMeta {
-            name: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        };
-        let new = Namespace {
-            metadata,
-            ..Namespace::default()
-        };
-        within(
-            &format!("creating namespace {namespace}"),
-            namespaces.create(&PostParams::default(), &new),
-        )
-        .await?;
-    }
+    identity::provide_namespace(local, namespace).await?;
     let secrets: Api<Secret> = Api::namespaced(local.clone(), namespace);
     let secret = membership.to_secret(namespace);
     let what = format!("writing Secret {namespace}/{}", names::BROKER_SECRET);

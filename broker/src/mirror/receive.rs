@@ -317,13 +317,20 @@ impl Receiver<'_> {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Members first, then the rest side by side.
+    /// Members first, then clusters, then the rest side by side: nobody is to see a record without what it
+    /// counts by.
     async fn apply(&mut self, changes: Vec<Change>) -> Result<(), BrokerError> {
-        let (members, others): (Vec<Change>, Vec<Change>) = changes
-            .into_iter()
-            .partition(|c| matches!(c, Change::PutMember(_) | Change::DeleteMember(_)));
+        let mut stages: [Vec<Change>; 3] = Default::default();
+        for change in changes {
+            let stage = match &change {
+                Change::PutMember(_) | Change::DeleteMember(_) => 0,
+                Change::Put { key, .. } if key.kind == Kind::Cluster => 1,
+                Change::Put { .. } | Change::Delete { .. } => 2,
+            };
+            stages[stage].push(change);
+        }
         let mut failed = Ok(());
-        for changes in [members, others] {
+        for changes in stages {
             let done: Vec<_> = futures::stream::iter(changes)
                 .map(|change| self.change(change))
                 .buffer_unordered(PARALLEL)
