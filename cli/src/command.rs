@@ -1,13 +1,13 @@
 //! The tree of subcommands.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use strait_daemon::stdout::print;
 
 use crate::agent::{self, AgentArgs};
 use crate::apiserver::{self, ApiserverArgs};
@@ -30,6 +30,13 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Where shells look for completion scripts.
+const COMPLETION: &str = "Put the script where your shell looks for it:
+  bash  strait completion bash > ~/.local/share/bash-completion/completions/strait
+  zsh   strait completion zsh > ~/.zfunc/_strait    (and `fpath+=~/.zfunc` before compinit in ~/.zshrc)
+  fish  strait completion fish > ~/.config/fish/completions/strait.fish
+or, for this shell only: source <(strait completion bash)";
 
 /// One per role.
 #[derive(Debug, Subcommand)]
@@ -79,6 +86,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     LabTool(strait_lab::ToolArgs),
     /// Print the completion script for a shell
+    #[command(after_help = COMPLETION)]
     Completion {
         /// The shell
         shell: Shell,
@@ -147,7 +155,9 @@ pub(crate) fn dispatch(command: Command) -> Result<ExitCode> {
         Command::LabContainer(args) => strait_lab::run_container(args),
         Command::LabTool(args) => strait_lab::run_tool(args),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "strait", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "strait", &mut script);
+            print(String::from_utf8(script)?.trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use strait_daemon::stdout::print;
 
 /// Files of the image beside the binary.
 const FILES: [(&str, &str); 3] = [
@@ -84,12 +85,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
     let certificates = args.certificates.as_deref().map(certificates).transpose()?;
     let archive = archive(&binary, architecture, certificates.as_deref(), &args.tag)?;
     write_whole(&args.output, &archive).with_context(|| format!("cannot write {}", args.output.display()))?;
-    println!(
+    print(&format!(
         "{}: {} ({} bytes)",
         args.output.display(),
         args.tag,
         archive.len()
-    );
+    ))?;
     Ok(())
 }
 

@@ -43,6 +43,34 @@ fn it_is_listed_and_says_where_it_serves_what() {
         assert!(said.contains(path.to_str().unwrap()), "{said}");
     }
     assert!(kubeconfig.exists());
+    assert!(!data.join("admin.kubeconfig").exists(), "there is one already");
+}
+
+#[test]
+fn its_administrator_finds_a_kubeconfig_beside_the_data_to_take_a_backup_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut server = strait()
+        .args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let said = log.find_map(|line| line.ok().filter(|l| l.contains("serving at")));
+    let backup = folder.path().join("backup");
+    let taken = strait()
+        .args(["apiserver", "backup", "--kubeconfig"])
+        .arg(data.join("admin.kubeconfig"))
+        .arg(&backup)
+        .output()
+        .unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(taken.status.success(), "{taken:?}");
+    assert!(backup.metadata().unwrap().len() > 0);
+    let said = said.expect("it says nothing");
+    assert!(said.contains("data/admin.kubeconfig"), "{said}");
 }
 
 #[test]

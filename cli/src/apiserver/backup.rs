@@ -10,6 +10,7 @@ use clap::Args;
 use futures::AsyncReadExt as _;
 use http::Request;
 use strait_apiserver::backup::{self, BACKUP_PATH, RESTORE_PATH, Summary};
+use strait_daemon::stdout::print;
 
 /// The server, or its folder.
 #[derive(Debug, Args)]
@@ -67,7 +68,7 @@ pub(crate) async fn backup(args: BackupArgs) -> Result<()> {
     let removed = std::fs::remove_file(&part);
     let summary = finished?;
     removed.with_context(|| format!("{} cannot be removed", part.display()))?;
-    println!("{}: {}", file.display(), told(&summary));
+    print(&format!("{}: {}", file.display(), told(&summary)))?;
     Ok(())
 }
 
@@ -128,11 +129,11 @@ pub(crate) async fn restore(args: RestoreArgs) -> Result<()> {
                 .request(request)
                 .await
                 .context("the server does not take the backup")?;
-            println!("{}", answer["message"].as_str().unwrap_or("restored"));
+            print(answer["message"].as_str().unwrap_or("restored"))?;
         }
         (None, Some(dir)) => {
             let summary = backup::into_directory(open()?, dir)?;
-            println!("{}: {}", dir.display(), told(&summary));
+            print(&format!("{}: {}", dir.display(), told(&summary)))?;
         }
         (None, None) => bail!("name a server with --kubeconfig or a folder with --data-dir"),
     }

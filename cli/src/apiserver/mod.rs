@@ -4,7 +4,7 @@
 mod backup;
 
 use std::io::stdin;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
@@ -47,7 +47,8 @@ struct ServeArgs {
     /// Prefix for the cluster IPs of Services, one of each family
     #[arg(long, value_name = "PREFIX", value_parser = strait_daemon::args::prefix)]
     service_cidr: Vec<IpNet>,
-    /// Write a kubeconfig of the administrator for this URL to this file (may be repeated)
+    /// Write a kubeconfig of the administrator for this URL to this file (may be repeated) [default: for
+    /// use on this machine, to DIR/admin.kubeconfig]
     #[arg(long, value_name = "URL=FILE", value_parser = kubeconfig)]
     write_kubeconfig: Vec<(String, PathBuf)>,
     /// Certificate to serve with, instead of one that is made; read again when it changes
@@ -97,6 +98,18 @@ fn or(list: &[String], none: &str) -> String {
     }
 }
 
+/// Where a server is found on its own machine.
+fn own_url(addresses: &[SocketAddr]) -> Option<String> {
+    let local = |a: &&SocketAddr| a.ip().is_loopback() || a.ip().is_unspecified();
+    let address = addresses.iter().find(local).or(addresses.first())?;
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Some(format!("https://{}", SocketAddr::new(ip, address.port())))
+}
+
 async fn serve(args: ServeArgs) -> Result<()> {
     allow_many_connections();
     if args.listen.is_empty() && !args.listen_stdin {
@@ -136,12 +149,18 @@ async fn serve(args: ServeArgs) -> Result<()> {
     config.service_cidrs = args.service_cidr;
     config.pod_grace = true;
     let server = Server::start(config).await?;
-    for (url, path) in &args.write_kubeconfig {
+    let addresses = server.addrs();
+    let wanted = if args.write_kubeconfig.is_empty() {
+        let own = own_url(addresses).map(|url| (url, data.join("admin.kubeconfig")));
+        own.into_iter().collect()
+    } else {
+        args.write_kubeconfig
+    };
+    for (url, path) in &wanted {
         strait_apiserver::write_private(path, &server.admin_kubeconfig(url))?;
     }
-    let listen: Vec<String> = server.addrs().iter().map(ToString::to_string).collect();
-    let kubeconfigs: Vec<String> = args
-        .write_kubeconfig
+    let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let kubeconfigs: Vec<String> = wanted
         .iter()
         .map(|(url, path)| format!("{} (for {url})", path.display()))
         .collect();
