@@ -226,6 +226,46 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
         assert_eq!(output.status.code(), Some(code), "{command:?}: {output:?}");
     }
 
+    // Without `--` too; every place has a host name of its own.
+    for (place, name) in [
+        ("blue/a", "a"),
+        ("blue/worker-1", "worker-1"),
+        ("blue/gateway-1/gateway", "gateway-1"),
+        ("blue/worker-1/dns", "strait-dns-0"),
+    ] {
+        let told = labs.ok("work", &["exec", place, "cat", "/proc/sys/kernel/hostname"]);
+        assert_eq!(told.trim(), name, "{place}");
+    }
+    // Who may not list what the plan is made from is told so, once and at once.
+    let said = labs.fails(
+        "work",
+        &["exec", "blue/gateway-1/gateway", "--", "strait", "plan"],
+    );
+    assert!(
+        said.starts_with("strait: these credentials may not list ")
+            && said.contains("CLUSTER/NODE/route-agent")
+            && said.lines().count() == 1,
+        "{said}"
+    );
+
+    // A command that ends before its port answers is not waited for.
+    let said = labs.fails(
+        "work",
+        &["run", "blue/worker-1", "c", "--port", "80", "--", "false"],
+    );
+    assert!(
+        said.contains("blue/c ended (exit code 1) before its ports answered"),
+        "{said}"
+    );
+    // What cannot be printed is an error.
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = labs.strait("work", &["status"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("cannot write to standard output"),
+        "{output:?}"
+    );
+
     // Names are resolved in a pod as kubelet sets it up, and on a node as on the machine.
     let read = |place: &str| labs.ok("work", &["exec", place, "--", "cat", "/etc/resolv.conf"]);
     assert_eq!(
@@ -304,10 +344,18 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
     assert!(said.contains("no name for a pod"), "{said}");
     let said = labs.fails("work", &["run", "blue/worker-1", "x", "--namespace", "nowhere"]);
     assert_eq!(said.matches("not found").count(), 1, "{said}");
+    let said = labs.fails("nosuch", &["logs", "supervisor"]);
     assert!(
-        labs.fails("nosuch", &["logs", "supervisor"])
-            .contains("no lab named \"nosuch\"")
+        said.contains("no lab named \"nosuch\"") && said.contains("\"work\""),
+        "{said}"
     );
+    let listed = labs.ok("work", &["list", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["state"], &listed[0]["nodes"]),
+        (&"work".into(), &"ready".into(), &2.into())
+    );
+    assert!(labs.ok("work", &["list"]).contains("work"));
     let short = labs.ok("work", &["status", "-o", "json"]);
     assert!(serde_json::from_str::<Value>(&short).unwrap()["pods"].is_array());
 
@@ -325,7 +373,10 @@ fn a_lab_can_be_worked_in_and_leaves_nothing() {
         "the lab still runs"
     );
     assert!(!sleeper.wait().unwrap().success(), "a command outlived its lab");
-    assert!(!labs.dir("work").exists(), "the state directory is left");
+    assert!(
+        !labs.dir("work").parent().unwrap().exists(),
+        "the state directory is left"
+    );
     until("the end of all processes", || {
         processes_with(labs.runtime.path()).is_empty()
     });
@@ -524,6 +575,42 @@ fn a_killed_up_leaves_nothing_running_and_down_removes_the_rest() {
     assert!(!labs.dir("killed").exists());
 }
 
+#[test]
+fn an_interrupted_up_takes_down_what_it_has_made_and_says_so() {
+    let labs = Labs::new();
+    for (end, code, word) in [
+        (None, 130, "interrupted"),
+        (Some(["down"]), 143, "strait lab down"),
+    ] {
+        let up = labs
+            .strait("cut", &["up"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("the lab's first trace", || {
+            labs.dir("cut").join("lab.json").exists()
+        });
+        match end {
+            None => {
+                let sent = Command::new("kill").args(["-INT", &up.id().to_string()]).status();
+                assert!(sent.unwrap().success());
+            }
+            Some(args) => assert_eq!(labs.ok("cut", &args), ""),
+        }
+        let output = wait_for(up);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(
+            said.contains(word) && said.contains("everything is taken down"),
+            "{said}"
+        );
+        assert!(!labs.dir("cut").exists());
+        until("the end of what it had started", || {
+            processes_with(&labs.dir("cut")).is_empty()
+        });
+    }
+}
+
 /// What the end of a terminal does: SIGHUP, and nothing can be written any more.
 #[test]
 fn a_lab_survives_its_terminal() {
@@ -677,13 +764,7 @@ fn the_demonstration_shows_a_request_in_both_families() {
     until("the end of all processes", || {
         processes_with(labs.runtime.path()).is_empty()
     });
-    assert_eq!(
-        fs::read_dir(labs.runtime.path().join("strait-lab"))
-            .unwrap()
-            .count(),
-        0,
-        "files are left"
-    );
+    assert!(!labs.runtime.path().join("strait-lab").exists(), "files are left");
 }
 
 #[test]

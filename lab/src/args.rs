@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use strait_daemon::stdout;
 
 use crate::control::{self, PodRequest, Request, Response};
 use crate::demo::{self, DemoArgs};
 use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
-use crate::{config, enter, snapshot, start, status};
+use crate::{config, enter, snapshot, start, status, up};
 
 /// Clusters on this machine.
 #[derive(Debug, Parser)]
@@ -32,7 +32,7 @@ impl Args {
     pub fn only_prints(&self) -> bool {
         matches!(
             self.command,
-            Command::Status { .. } | Command::Kubeconfig { .. } | Command::Logs { .. }
+            Command::List { .. } | Command::Status { .. } | Command::Kubeconfig { .. } | Command::Logs { .. }
         )
     }
 }
@@ -43,6 +43,12 @@ enum Command {
     Demo(DemoArgs),
     /// Bring up a lab and leave it running
     Up(UpArgs),
+    /// List the labs of this user
+    List {
+        /// How to print it
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Show a lab's nodes, pods and daemons
     Status {
         /// How to print it
@@ -53,8 +59,8 @@ enum Command {
     Exec {
         /// CLUSTER/NODE, CLUSTER/POD, CLUSTER/NODE/DAEMON, or `router`
         place: String,
-        /// The command
-        #[arg(last = true, required = true)]
+        /// The command, after `--` or not
+        #[arg(trailing_var_arg = true, required = true)]
         command: Vec<OsString>,
     },
     /// Start a pod
@@ -69,11 +75,11 @@ enum Command {
         /// Labels of the pod
         #[arg(long, short, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
         labels: Vec<(String, String)>,
-        /// TCP ports that it listens on; it is ready once all answer
+        /// TCP ports that it listens on, on every address family of the cluster; it is ready once all answer
         #[arg(long, value_name = "PORT", value_delimiter = ',')]
         port: Vec<u16>,
-        /// The command; without one the pod waits for `lab exec`
-        #[arg(last = true)]
+        /// The command, after `--` or not; without one the pod waits for `lab exec`
+        #[arg(trailing_var_arg = true)]
         command: Vec<String>,
     },
     /// Print a cluster's kubeconfig, for use on this machine
@@ -192,16 +198,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 None => Shape::uniform(up.clusters, up.nodes, up.gateways, up.families.families()),
             };
             let first = shape.clusters.first().map_or("broker", |c| c.name.as_str());
-            let started = Instant::now();
-            outlive_terminal()?;
             config::notes(&shape).iter().for_each(|note| status::say(note));
-            start::up(&dir, &shape, false, &mut |step| {
-                status::say(&format!("{}  {step}", clock(started)));
-            })?;
-            status::say(&format!("{}  ready", clock(started)));
+            if let Some(interrupted) = up::run(&dir, &shape)? {
+                return Ok(interrupted);
+            }
             status::hint(&dir, first);
             Ok(ExitCode::SUCCESS)
         }
+        Command::List { output } => status::list(output),
         Command::Status { output } => status::print(&dir, output),
         Command::Exec { place, command } => enter::exec(&dir, &place, &command),
         Command::Run {
@@ -216,6 +220,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 .split_once('/')
                 .with_context(|| format!("{node:?} is no node: it takes CLUSTER/NODE"))?;
             dir.running()?;
+            let waits = match port.as_slice() {
+                [] => format!("the pod {cluster}/{pod}"),
+                ports => {
+                    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                    format!("the pod {cluster}/{pod} to answer on port {}", ports.join(", "))
+                }
+            };
             let request = Request::RunPod(PodRequest {
                 cluster: cluster.to_owned(),
                 node: node.to_owned(),
@@ -225,8 +236,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 ports: port,
                 argv: command,
             });
-            if let Response::Pod(addresses) = control::ask(&dir, &request)? {
-                addresses.iter().for_each(|a| println!("{a}"));
+            let answer = up::saying(&waits, || control::ask(&dir, &request))?;
+            if let Response::Pod { addresses, note } = answer {
+                let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                stdout::print(&lines.join("\n"))?;
+                note.iter().for_each(|note| status::say(note));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -243,21 +257,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 start::down(&dir)?;
             }
             dir::sweep(&dir::root()?)?;
+            dir::leave_no_root()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Down { all: false } => start::down(&dir).map(|()| ExitCode::SUCCESS),
     }
-}
-
-/// A terminal that is closed takes nothing with it: from here on its SIGHUP is heard and ignored.
-fn outlive_terminal() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let _guard = runtime.enter();
-    // The handler stays when the stream and the runtime are gone.
-    let _stream = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
-    Ok(())
 }
 
 /// Seconds since the start, as steps are shown with.

@@ -49,8 +49,13 @@ pub(crate) struct PodRequest {
 pub(crate) enum Response {
     /// To [`Request::Status`].
     Status(Box<LabStatus>),
-    /// To [`Request::RunPod`]: its addresses.
-    Pod(Vec<IpAddr>),
+    /// To [`Request::RunPod`].
+    Pod {
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+        /// Something that whoever started it will want to know.
+        note: Option<String>,
+    },
     /// To [`Request::Kill`].
     Done,
     /// To anything.

@@ -27,6 +27,8 @@ use crate::topology::Topology;
 /// Names of directories on their way in and out; the number of a process follows.
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
+/// How often something is tried again that others undo.
+const TRIES: usize = 100;
 /// The process that makes the lab.
 const MAKER: &str = "up.json";
 
@@ -83,13 +85,22 @@ impl LabDir {
     /// Makes the directory for this process. There must be none, or an empty one.
     pub(crate) fn create(&self) -> Result<()> {
         let root = self.root()?;
-        private_dir(root)?;
-        space::enough(root)?;
-        sweep(root)?;
         let me = ProcessId::current()?;
         // It appears at once with all that tells whose it is, so that no kill leaves one that nobody owns.
         let new = root.join(format!("{NEW}{}-{}", me.pid, self.name));
-        let made = fill(&new, &me).and_then(|()| match fs::rename(&new, &self.path) {
+        let mut tries = 0;
+        let filled = loop {
+            private_dir(root)?;
+            space::enough(root)?;
+            sweep(root)?;
+            tries += 1;
+            match fill(&new, &me) {
+                // Whoever removed the last lab has just removed the folder of all.
+                Err(_) if !root.exists() && tries < TRIES => {}
+                filled => break filled,
+            }
+        };
+        let made = filled.and_then(|()| match fs::rename(&new, &self.path) {
             Ok(()) => Ok(()),
             Err(e)
                 if matches!(
@@ -130,10 +141,11 @@ impl LabDir {
             .root()?
             .join(format!("{GONE}{}-{}", ProcessId::current()?.pid, self.name));
         match fs::rename(&self.path, &gone) {
-            Ok(()) => remove_all(&gone),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e).with_context(|| format!("cannot remove {}", self.path.display())),
+            Ok(()) => remove_all(&gone)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot remove {}", self.path.display())),
         }
+        remove_if_empty(self.root()?)
     }
 
     fn root(&self) -> Result<&Path> {
@@ -147,8 +159,19 @@ impl LabDir {
 
     /// For an error: that there is no such lab, and what to do.
     pub(crate) fn none(&self) -> anyhow::Error {
+        let others: Vec<String> = all()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|dir| dir.name)
+            .filter(|name| *name != self.name)
+            .collect();
+        let others = match others.as_slice() {
+            [] => String::new(),
+            [one] => format!(", and there is one named {one:?}"),
+            some => format!(", and there are those named {}", some.join(", ")),
+        };
         anyhow!(
-            "there is no lab named {:?}; `strait lab --name {} up` makes one",
+            "there is no lab named {:?}; `strait lab --name {} up` makes one{others}",
             self.name,
             self.name
         )
@@ -336,6 +359,26 @@ pub(crate) fn sweep(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes the folder of all labs of this user, where the last one is gone.
+pub(crate) fn leave_no_root() -> Result<()> {
+    remove_if_empty(&root()?)
+}
+
+fn remove_if_empty(root: &Path) -> Result<()> {
+    match fs::remove_dir(root) {
+        Ok(()) => Ok(()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot remove {}", root.display())),
+    }
+}
+
 /// The folder of all labs of this user.
 pub(crate) fn root() -> Result<PathBuf> {
     let me = geteuid().as_raw();
@@ -376,7 +419,6 @@ fn fill(path: &Path, maker: &ProcessId) -> Result<()> {
 
 /// Removes a directory with all that is in it, also what appears in it meanwhile; it need not exist.
 fn remove_all(path: &Path) -> Result<()> {
-    const TRIES: usize = 100;
     let mut tries = 0;
     loop {
         tries += 1;

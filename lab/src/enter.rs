@@ -14,12 +14,20 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dir::{LabDir, LabFile};
 
+/// What a place gives to a command in it.
+struct Place {
+    /// Of a daemon's container, its environment.
+    environment: Vec<(OsString, OsString)>,
+    /// The host name, where this process has not got the place's.
+    hostname: Option<String>,
+}
+
 /// Moves this process into the lab: what it starts from now on sees the lab's processes, and the network
 /// and mounts of `place` (`CLUSTER/NODE`, `CLUSTER/POD`, `router`, or a daemon's container by
-/// `CLUSTER/NODE/DAEMON`). It must have one thread only. Returns the place's own environment.
-fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsString)>> {
+/// `CLUSTER/NODE/DAEMON`). It must have one thread only.
+fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Place> {
     let holder = file.supervisor.pid;
-    let (network, mounts, environment) = match (file.namespaces.get(place), dir.container(place)?) {
+    let (network, mounts, container) = match (file.namespaces.get(place), dir.container(place)?) {
         (Some(network), _) => {
             let mounts = file.mounts.get(place).cloned();
             (
@@ -31,11 +39,18 @@ fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsS
         (None, Some(pid)) => (
             format!("/proc/{pid}/ns/net"),
             format!("/proc/{pid}/ns/mnt"),
-            Some(format!("/proc/{pid}/environ")),
+            Some((format!("/proc/{pid}/environ"), format!("/proc/{pid}/ns/uts"))),
         ),
         (None, None) => {
-            let known: Vec<&str> = file.namespaces.keys().map(String::as_str).collect();
-            let daemons = match dir.containers() {
+            // Of a cluster that there is, only its own places are of interest.
+            let cluster = place.split('/').next().unwrap_or_default();
+            let cluster = file.topology.cluster(cluster).map(|c| format!("{}/", c.name));
+            let near = |name: &str| cluster.as_ref().is_none_or(|of| name.starts_with(of));
+            let known = file.namespaces.keys().map(String::as_str);
+            let known: Vec<&str> = known.filter(|name| near(name)).collect();
+            let mut daemons = dir.containers();
+            daemons.retain(|name| near(name));
+            let daemons = match daemons {
                 none if none.is_empty() => String::new(),
                 some => format!("; of daemons there are {}", some.join(", ")),
             };
@@ -61,14 +76,27 @@ fn enter(dir: &LabDir, file: &LabFile, place: &str) -> Result<Vec<(OsString, OsS
     let network = open(&network)?;
     let processes = open(&format!("/proc/{holder}/ns/pid"))?;
     let mounts = open(&mounts)?;
-    let environment = match environment {
-        Some(path) => parse_environment(&fs::read(&path).with_context(|| format!("cannot read {path}"))?),
-        None => Vec::new(),
+    let (environment, name) = match container {
+        Some((path, name)) => {
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+            (parse_environment(&bytes), Some(open(&name)?))
+        }
+        None => (Vec::new(), None),
     };
     join(&network, LinkNameSpaceType::Network)?;
     join(&processes, LinkNameSpaceType::ProcessID)?;
     join(&mounts, LinkNameSpaceType::Mount)?;
-    Ok(environment)
+    let hostname = match name {
+        Some(name) => {
+            join(&name, LinkNameSpaceType::HostNameAndNISDomainName)?;
+            None
+        }
+        None => place.rsplit('/').next().map(str::to_owned),
+    };
+    Ok(Place {
+        environment,
+        hostname,
+    })
 }
 
 fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
@@ -103,8 +131,14 @@ pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitC
     } else {
         program.clone()
     };
-    let environment = enter(dir, &dir.running()?, place)?;
+    let Place {
+        environment,
+        hostname,
+    } = enter(dir, &dir.running()?, place)?;
     let mut command = Command::new(&program);
+    if let Some(name) = hostname {
+        strait_linux::uts::attach(&mut command, &name);
+    }
     if !environment.is_empty() {
         command.env_remove("KUBECONFIG");
     }

@@ -34,6 +34,7 @@ mod status;
 mod supervisor;
 mod tool;
 pub mod topology;
+mod up;
 mod wait;
 mod wires;
 

@@ -17,12 +17,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use strait_linux::mounts::Mounts;
 use strait_linux::netns::Netns;
+use strait_linux::uts;
 
 /// First pause before a process is started again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A process that ran for so long starts over with the first pause.
 const HEALTHY: Duration = Duration::from_secs(10);
+
+/// How long the kernel may take to end a process that was killed.
+const DEATH: Duration = Duration::from_secs(10);
+/// How long a process is waited for that was asked to end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What to run.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(crate) struct Spec {
     pub(crate) inherit: bool,
     /// Where.
     pub(crate) namespace: Netns,
+    /// Its host name, where that is not the machine's.
+    pub(crate) hostname: Option<String>,
     /// What its files are, where they are not the machine's.
     pub(crate) mounts: Option<Mounts>,
     /// Its output.
@@ -102,13 +110,29 @@ impl Processes {
         Ok(())
     }
 
-    /// Sends a signal. The process is started again if it dies of it.
+    /// Sends a signal; of one that ends processes, waits for the end, if that comes soon. The process is
+    /// started again if it dies of it.
     pub(crate) fn kill(&self, id: &str, signal: Signal) -> Result<()> {
         let process = self.find(id)?;
-        let Some(pid) = process.state().pid else {
+        let state = process.state();
+        let Some(pid) = state.pid else {
             bail!("{id} is not running at the moment")
         };
-        kill_process(pid, signal).with_context(|| format!("cannot signal {id}"))
+        kill_process(pid, signal).with_context(|| format!("cannot signal {id}"))?;
+        let patience = match signal {
+            Signal::KILL => DEATH,
+            // Whoever catches it may take its time, or go on.
+            Signal::TERM | Signal::INT | Signal::QUIT | Signal::ABORT | Signal::SEGV => FAREWELL,
+            _ => return Ok(()),
+        };
+        let (state, _) = process
+            .changed
+            .wait_timeout_while(state, patience, |s| s.pid == Some(pid))
+            .unwrap_or_else(PoisonError::into_inner);
+        if signal == Signal::KILL && state.pid == Some(pid) {
+            bail!("{id} was killed and is not gone after {patience:?}");
+        }
+        Ok(())
     }
 
     /// Ends a process for good.
@@ -199,6 +223,9 @@ impl Process {
         command.args(argv).envs(&spec.env).stdin(self.stdin()?);
         command.stdout(log.try_clone()?).stderr(log);
         spec.namespace.attach(&mut command);
+        if let Some(name) = &spec.hostname {
+            uts::attach(&mut command, name);
+        }
         if let Some(mounts) = &spec.mounts {
             mounts.attach(&mut command);
         }
@@ -229,6 +256,7 @@ impl Process {
                 }
                 let mut state = self.state();
                 state.pid = None;
+                self.changed.notify_all();
                 if !state.stopping {
                     tracing::warn!("{} ended: {end}; it is started again in {pause:?}", self.spec.id);
                 }
@@ -277,6 +305,7 @@ mod tests {
             env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
             inherit: true,
             namespace: Netns::new().unwrap(),
+            hostname: Some("box".to_owned()),
             mounts: None,
             log: dir.path().join("log"),
             stdin: None,
@@ -299,11 +328,27 @@ mod tests {
                 let dir = tempfile::tempdir().unwrap();
                 let processes = Processes::default();
                 processes
-                    .start(spec(&dir, "a/b/c", "echo $GREETING; exec sleep 1000"))
+                    .start(spec(
+                        &dir,
+                        "a/b/c",
+                        "[ $(cat /proc/sys/kernel/hostname) = box ] && echo $GREETING; exec sleep 1000",
+                    ))
                     .unwrap();
                 let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
                 until("the first start", || log() == "hello\n");
+                let first = processes.status().remove(0).pid;
+                processes.kill("a/b/c", Signal::CONT).unwrap();
+                assert_eq!(
+                    processes.status().remove(0).pid,
+                    first,
+                    "what ends nobody is not waited for"
+                );
                 processes.kill("a/b/c", Signal::KILL).unwrap();
+                assert_ne!(
+                    processes.status().remove(0).pid,
+                    first,
+                    "it is gone when kill is done"
+                );
                 until("the second start", || log() == "hello\nhello\n");
                 let status = processes.status().remove(0);
                 assert_eq!(status.restarts, 1);

@@ -13,13 +13,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::Signal;
 
 use crate::alive::ProcessId;
-use crate::dir::LabDir;
+use crate::dir::{self, LabDir};
 use crate::handover::{self, Progress};
 use crate::space;
 use crate::topology::Shape;
 
 /// How long the kernel may take to end a lab's processes.
 const END: Duration = Duration::from_secs(30);
+/// How long whoever makes a lab may take to end by itself.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// Lines of a log that an error shows.
 const TAIL: usize = 15;
 
@@ -137,12 +139,16 @@ pub(crate) fn down(dir: &LabDir) -> Result<()> {
         && maker != ProcessId::current()?
         && !dir.read()?.is_some_and(|f| f.ready)
     {
-        maker.end(Signal::KILL, END)?;
+        // It takes down what it has made, and says so.
+        maker
+            .end(Signal::TERM, FAREWELL)
+            .or_else(|_| maker.end(Signal::KILL, END))?;
     }
     if let Some(file) = dir.read().unwrap_or_default() {
         file.init.end(Signal::KILL, END).context("cannot end the lab")?;
     }
-    dir.remove()
+    dir.remove()?;
+    dir::leave_no_root()
 }
 
 /// The same for a lab that this process makes; anybody else's of this name is left alone.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -10,10 +11,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use serde::Serialize;
+use strait_daemon::stdout;
 
 use crate::args::Output;
 use crate::control::{self, LabStatus, Request, Response};
-use crate::dir::LabDir;
+use crate::dir::{self, LabDir};
 
 /// How often a log is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
@@ -25,13 +28,75 @@ pub(crate) fn print(dir: &LabDir, output: Output) -> Result<ExitCode> {
         bail!("the supervisor answered something else");
     };
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => print_text(&status),
+        Output::Json => stdout::print(&serde_json::to_string_pretty(&status)?)?,
+        Output::Text => stdout::print(&text(&status))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_text(status: &LabStatus) {
+/// A lab in a list.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    state: &'static str,
+    clusters: Vec<String>,
+    nodes: usize,
+    path: PathBuf,
+}
+
+impl Listed {
+    fn of(dir: &LabDir) -> Result<Self> {
+        let file = dir.read()?;
+        let state = match &file {
+            Some(file) if !(file.init.alive() && file.supervisor.alive()) => "killed",
+            Some(file) if file.ready => "ready",
+            _ => "coming up",
+        };
+        let clusters = file.map(|f| f.topology.clusters).unwrap_or_default();
+        Ok(Self {
+            name: dir.name().to_owned(),
+            state,
+            nodes: clusters.iter().map(|c| c.nodes.len()).sum(),
+            clusters: clusters.into_iter().map(|c| c.name).collect(),
+            path: dir.path().to_owned(),
+        })
+    }
+}
+
+/// Prints all labs of this user.
+pub(crate) fn list(output: Output) -> Result<ExitCode> {
+    let labs = dir::all()?.iter().map(Listed::of).collect::<Result<Vec<_>>>()?;
+    if output == Output::Json {
+        stdout::print(&serde_json::to_string_pretty(&labs)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if labs.is_empty() {
+        say("There is no lab; `strait lab up` makes one.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = table(&["LAB", "STATE", "CLUSTERS", "NODES", "FOLDER"]);
+    for lab in labs {
+        let Listed {
+            name,
+            state,
+            clusters,
+            nodes,
+            path,
+        } = lab;
+        let path = path.display().to_string();
+        table.add_row([
+            name,
+            state.to_owned(),
+            clusters.join(" "),
+            nodes.to_string(),
+            path,
+        ]);
+    }
+    stdout::print(&table.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &LabStatus) -> String {
     let mut nodes = table(&["NODE", "ROLE", "ADDRESSES", "PODS"]);
     for cluster in &status.topology.clusters {
         if let Some(edge) = &cluster.edge {
@@ -51,7 +116,7 @@ fn print_text(status: &LabStatus) {
             ]);
         }
     }
-    println!("{nodes}");
+    let mut text = nodes.to_string();
     let mut processes = table(&["PROCESS", "STATE", "RESTARTS", "LAST END"]);
     for process in &status.processes {
         let state = process
@@ -60,7 +125,7 @@ fn print_text(status: &LabStatus) {
         let last = process.last_end.clone().unwrap_or_default();
         processes.add_row([process.id.clone(), state, process.restarts.to_string(), last]);
     }
-    print_rows(&processes);
+    add_rows(&mut text, &processes);
     let mut pods = table(&["POD", "NAMESPACE", "NODE", "ADDRESSES"]);
     for pod in &status.pods {
         pods.add_row([
@@ -70,12 +135,13 @@ fn print_text(status: &LabStatus) {
             join(&pod.addresses),
         ]);
     }
-    print_rows(&pods);
+    add_rows(&mut text, &pods);
     for (source, destination, packets) in &status.leaks {
-        println!(
-            "\nLEAK: {packets} packets from {source} for {destination} reached the router in clear text"
-        );
+        text.push_str(&format!(
+            "\n\nLEAK: {packets} packets from {source} for {destination} reached the router in clear text"
+        ));
     }
+    text
 }
 
 fn table(header: &[&str]) -> Table {
@@ -84,9 +150,9 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn print_rows(table: &Table) {
+fn add_rows(text: &mut String, table: &Table) {
     if !table.is_empty() {
-        println!("\n{table}");
+        text.push_str(&format!("\n\n{table}"));
     }
 }
 
@@ -129,10 +195,10 @@ pub(crate) fn kubeconfig(dir: &LabDir, cluster: &str, path: bool) -> Result<Exit
     }
     let file = dir.kubeconfig(cluster);
     if path {
-        println!("{}", file.display());
+        stdout::print(&file.display().to_string())?;
     } else {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        print!("{text}");
+        stdout::print(text.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -160,8 +226,10 @@ pub(crate) fn logs(dir: &LabDir, process: &str, follow: bool) -> Result<ExitCode
         text.clear();
         file.read_to_end(&mut text)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        // Whoever read it may be gone; that ends the printing.
-        if out.write_all(&text).and_then(|()| out.flush()).is_err() || !follow || !path.exists() {
+        out.write_all(&text)
+            .and_then(|()| out.flush())
+            .context("cannot write to standard output")?;
+        if !follow || !path.exists() {
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(FOLLOW);

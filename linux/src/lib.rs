@@ -22,6 +22,7 @@ pub mod table;
 pub mod testing;
 pub mod tun;
 pub mod userns;
+pub mod uts;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -74,6 +74,23 @@ fn clusters_behind_nats_reach_each_other_under_their_own_addresses() {
     assert_eq!(lab.leaks(), json!([]));
 }
 
+/// A lab that says that it is ready is: not a packet is lost for want of a tunnel.
+#[test]
+fn a_lab_that_is_ready_carries_the_first_packet() {
+    let lab = example("links.yaml");
+    let servers = ["blue", "red"].map(|cluster| {
+        let node = format!("{cluster}/worker-1");
+        of_family(&lab.idle(&node, "server"), false)
+    });
+    lab.idle("green/worker-1", "client");
+    for server in servers {
+        let answer: Value = lab
+            .tool("green/client", &["ping", &server.to_string(), "--count", "1"])
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(answer["received"], 1, "{answer}");
+    }
+}
+
 #[test]
 fn narrow_and_long_ways_carry_what_they_can() {
     let lab = example("bad-roads.yaml");

@@ -346,7 +346,7 @@ impl Course {
             argv,
         });
         match control::ask(&self.dir, &request)? {
-            Response::Pod(addresses) => Ok(addresses),
+            Response::Pod { addresses, .. } => Ok(addresses),
             _ => bail!("the supervisor answered something else"),
         }
     }

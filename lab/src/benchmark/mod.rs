@@ -15,6 +15,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
+use strait_daemon::stdout;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Output;
@@ -98,8 +99,8 @@ pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
             let report = report?;
             cleared?;
             match args.output {
-                Output::Json => println!("{}", report.to_json()?),
-                Output::Text => print!("{}", report.to_text()),
+                Output::Json => stdout::print(&report.to_json()?)?,
+                Output::Text => stdout::print(report.to_text().trim_end())?,
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use strait_daemon::stdout;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{ConfigArg, FamilyArgs, Output};
@@ -87,9 +88,9 @@ pub(crate) fn run(name: Option<&str>, args: &DemoArgs) -> Result<ExitCode> {
 fn print(story: &Story, outcome: Result<&(), &anyhow::Error>, output: Output) -> Result<ExitCode> {
     let report = Report::new(story, outcome.err());
     match (output, outcome) {
-        (Output::Json, _) => println!("{}", report.to_json()),
-        (Output::Text, Ok(())) => println!("{}", report.to_text()),
-        (Output::Text, Err(_)) => eprintln!("{}", report.to_text()),
+        (Output::Json, _) => stdout::print(&report.to_json())?,
+        (Output::Text, Ok(())) => stdout::print(&report.to_text())?,
+        (Output::Text, Err(_)) => status::say(&report.to_text()),
     }
     Ok(if outcome.is_ok() {
         ExitCode::SUCCESS

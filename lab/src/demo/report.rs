@@ -143,6 +143,22 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
+/// Stations with what lies between them, in columns as wide as they need to be.
+fn table(text: &mut String, rows: &[[String; 4]]) {
+    let width = |column: usize, least: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or_default().max(least)
+    };
+    let (first, second, third, last) = (width(0, 16), width(1, 22), width(2, 18), width(3, 10));
+    for (i, [name, address, what, rtt]) in rows.iter().enumerate() {
+        if let Some(leg) = i.checked_sub(1).and_then(|leg| LEGS.get(leg)) {
+            let _ = writeln!(text, "    │ {leg}");
+        }
+        let line = format!("  {name:<first$} {address:<second$} {what:<third$} {rtt:>last$}");
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
 fn picture(text: &mut String, finding: &Finding, places: &Places) {
     let Finding {
         dns_server,
@@ -161,27 +177,24 @@ fn picture(text: &mut String, finding: &Finding, places: &Places) {
         vips.join(", "),
         places.client.cluster
     );
-    let station = |text: &mut String, name: &str, address: &str, what: &str, rtt: &str| {
-        let _ = writeln!(text, "  {name:<16} {address:<22} {what:<18} {rtt:>10}");
-    };
-    station(
-        text,
-        &format!("{}/client", places.client.cluster),
-        &client_ip.to_string(),
-        "the client's pod",
-        "round trip",
-    );
-    for (i, (name, what)) in stations(places).iter().enumerate() {
+    let mut rows = vec![[
+        format!("{}/client", places.client.cluster),
+        client_ip.to_string(),
+        "the client's pod".to_owned(),
+        "round trip".to_owned(),
+    ]];
+    for (i, (name, what)) in stations(places).into_iter().enumerate() {
         let hop = hops.get(i);
-        let address = hop
-            .and_then(|h| h.address)
-            .map_or("(silent)".to_owned(), |a| a.to_string());
-        let rtt = hop
-            .and_then(|h| h.rtt_ms)
-            .map_or(String::new(), |r| format!("{r:.3} ms"));
-        let _ = writeln!(text, "    │ {}", LEGS[i]);
-        station(text, name, &address, what, &rtt);
+        let address = hop.and_then(|h| h.address);
+        let rtt = hop.and_then(|h| h.rtt_ms);
+        rows.push([
+            name,
+            address.map_or("(silent)".to_owned(), |a| a.to_string()),
+            what,
+            rtt.map_or(String::new(), |r| format!("{r:.3} ms")),
+        ]);
     }
+    table(text, &rows);
     let _ = writeln!(text, "\n  The page says: {}", page.body.trim_end());
     let _ = writeln!(
         text,
@@ -199,4 +212,23 @@ fn picture(text: &mut String, finding: &Finding, places: &Places) {
         "  Throughput of one connection through the tunnel: {:.0} Mbit/s.",
         sent.mbps
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_whatever_the_names_are() {
+        let row = |name: &str, rtt: &str| [name, "10.1.2.13", "its pod", rtt].map(str::to_owned);
+        let mut text = String::new();
+        let long = "a-cluster-with-a-long-name/gateway-1";
+        table(&mut text, &[row("b/client", "round trip"), row(long, "0.1 ms")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "    │ veth");
+        for word in ["10.1.2.13", "its pod"] {
+            assert_eq!(lines[0].find(word), lines[2].find(word), "{text}");
+        }
+        assert_eq!(lines[0].len(), lines[2].len(), "{text}");
+    }
 }

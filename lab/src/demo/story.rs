@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use strait_api::names::{LABEL_SERVICE_NAME, NAMESPACE};
+use strait_daemon::stdout;
 
 use super::place::{Places, Side};
 use crate::args::Output;
@@ -254,7 +255,8 @@ impl Story {
         self.step_started = Instant::now();
         self.steps.push((step.to_owned(), seconds));
         if self.output == Output::Text {
-            println!("{:6.2}s  {step}", self.seconds());
+            // Whoever read it may be gone; the story goes on to its end, which takes all down.
+            let _ = stdout::print(&format!("{:6.2}s  {step}", self.seconds()));
         }
     }
 
@@ -275,7 +277,7 @@ impl Story {
             argv,
         });
         match control::ask(&self.dir, &request)? {
-            Response::Pod(addresses) => Ok(self.places.usable(addresses)),
+            Response::Pod { addresses, .. } => Ok(self.places.usable(addresses)),
             _ => bail!("the supervisor answered something else"),
         }
     }

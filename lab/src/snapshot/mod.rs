@@ -22,6 +22,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use strait_daemon::errors::sentence;
+use strait_daemon::stdout;
 
 use crate::control::{self, LabStatus, Request, Response};
 use crate::dir::{LabDir, LabFile};
@@ -47,7 +48,7 @@ pub(crate) fn run(dir: &LabDir, output: Option<PathBuf>, force: bool) -> Result<
         snapshot.archive.discard();
     }
     taken.with_context(|| format!("cannot write {}", output.display()))?;
-    println!("{}", output.display());
+    stdout::print(&output.display().to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -40,6 +40,7 @@ impl Lab {
             env: self.clean_environment(),
             inherit: false,
             namespace: self.network.router()?.clone(),
+            hostname: None,
             mounts: None,
             log: self.dir.log(BROKER),
             stdin: Some(OwnedFd::from(socket)),

@@ -55,6 +55,7 @@ impl Lab {
             env: self.clean_environment(),
             inherit: false,
             namespace: self.network.home(name)?.clone(),
+            hostname: None,
             mounts: None,
             log: self.dir.log(&id),
             stdin: Some(OwnedFd::from(socket)),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Daemon {
     pub(crate) host_ip: Option<IpAddr>,
     /// The probe's socket as the host sees it.
     pub(crate) socket: PathBuf,
+    /// Where it serves metrics, on its own network.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 impl Lab {
@@ -138,6 +140,9 @@ impl Lab {
         env.insert("KUBERNETES_SERVICE_PORT".to_owned(), API_PORT.to_string());
         let volumes = self.volumes(cluster, node, workload, id)?;
         let socket = probe_socket(&env, &volumes).with_context(|| format!("{id} has no probe"))?;
+        let metrics = env
+            .get("STRAIT_METRICS_LISTEN")
+            .and_then(|text| text.parse().ok());
         let pid_file = self.dir.data(id)?.join("pid");
         self.processes.start(Spec {
             id: id.to_owned(),
@@ -145,6 +150,12 @@ impl Lab {
             env,
             inherit: false,
             namespace,
+            // On the node's network, a pod has the node's name as well.
+            hostname: Some(if workload.host_network() {
+                node.name.clone()
+            } else {
+                pod.clone()
+            }),
             mounts,
             log: self.dir.log(id),
             stdin: None,
@@ -157,6 +168,7 @@ impl Lab {
             addresses,
             host_ip: node.ips().first().copied(),
             socket,
+            metrics,
         })
     }
 

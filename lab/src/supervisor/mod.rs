@@ -9,13 +9,14 @@ mod pods;
 mod readiness;
 mod requests;
 mod services;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(crate) struct Lab {
     network: Network,
     pods: Pods,
     processes: Processes,
+    /// Daemons that have been ready.
+    ready: AtomicUsize,
     /// The administrator's client of each cluster.
     clients: Mutex<BTreeMap<String, Client>>,
     file: Mutex<LabFile>,
@@ -66,6 +69,8 @@ pub(crate) fn run(args: &SupervisorArgs) -> Result<()> {
     runtime.block_on(supervise(args, &maker, sockets, &ready))
 }
 
+/// Silence after which somebody who waits is told how far it is.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How long whoever made the lab may take to end once its connections are closed.
 const LAST_BREATH: Duration = Duration::from_secs(10);
 
@@ -102,7 +107,9 @@ async fn supervise(
     let file = first_file(args, &topology, &sockets)?;
     dir.write(&file)?;
 
+    let last_step = Mutex::new(started);
     let step = |text: &str| {
+        *last_step.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         tracing::info!("{text} ({:.2} s)", started.elapsed().as_secs_f64());
         handover::tell(maker, &Progress::Step(text.to_owned()));
     };
@@ -114,6 +121,7 @@ async fn supervise(
             .into(),
         pods: Pods::default(),
         processes: Processes::default(),
+        ready: AtomicUsize::default(),
         clients: Mutex::default(),
         file: Mutex::new(file),
         dir,
@@ -122,7 +130,14 @@ async fn supervise(
     });
     lab.write_file(false)?;
     let requests = requests::listen(&lab)?;
-    bring_up(&lab, sockets, &step).await?;
+    let silent = || {
+        let last = *last_step.lock().unwrap_or_else(PoisonError::into_inner);
+        last.elapsed()
+    };
+    tokio::select! {
+        up = bring_up(&lab, sockets, &step) => up?,
+        () = lab.tell_work(&silent, &step) => {}
+    }
     ready.store(true, Ordering::SeqCst);
     lab.write_file(true)?;
     handover::tell(maker, &Progress::Ready);
@@ -183,12 +198,13 @@ async fn bring_up(lab: &Arc<Lab>, sockets: Vec<TcpListener>, step: &dyn Fn(&str)
                 lab.await_daemons(&client, &daemons).await?;
                 step(&format!("{name}: {} daemons are ready", daemons.len()));
                 let lab = Arc::clone(lab);
-                tokio::spawn(async move { lab.follow_probes(client, daemons).await });
-                Ok(())
+                let followed = daemons.clone();
+                tokio::spawn(async move { lab.follow_probes(client, followed).await });
+                Ok(daemons)
             }
         });
-    tokio::try_join!(start_broker, try_join_all(clusters))?;
-    Ok(())
+    let ((), daemons) = tokio::try_join!(start_broker, try_join_all(clusters))?;
+    lab.await_tunnels(&daemons.concat(), step).await
 }
 
 fn network_step(topology: &Topology) -> String {
@@ -197,13 +213,17 @@ fn network_step(topology: &Topology) -> String {
         .iter()
         .map(|c| {
             let gateways = c.nodes.iter().filter(|n| n.gateway).count();
-            let nodes = c.nodes.len();
+            let nodes = match (c.nodes.len(), gateways) {
+                (1, _) => "1 node, a gateway".to_owned(),
+                (nodes, 1) => format!("{nodes} nodes, 1 of them a gateway"),
+                (nodes, _) => format!("{nodes} nodes, {gateways} of them gateways"),
+            };
             let edge = if c.edge.is_some() {
                 ", a router of its own"
             } else {
                 ""
             };
-            format!("{} ({nodes} nodes, {gateways} of them gateways{edge})", c.name)
+            format!("{} ({nodes}{edge})", c.name)
         })
         .collect();
     format!("network: {}", clusters.join(", "))
@@ -234,6 +254,22 @@ fn first_file(args: &SupervisorArgs, topology: &Topology, sockets: &[TcpListener
 impl Lab {
     fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where nothing has been said for a while, says how far it is, until it is dropped.
+    async fn tell_work(&self, silent: &dyn Fn() -> Duration, step: &dyn Fn(&str)) {
+        loop {
+            match SILENCE.checked_sub(silent()) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => {
+                    let running = self.processes.status().len();
+                    let ready = self.ready.load(Ordering::SeqCst);
+                    step(&format!(
+                        "at work: {running} processes run, {ready} daemons are ready"
+                    ));
+                }
+            }
+        }
     }
 
     /// The administrator's client of a cluster.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::api::DeleteParams;
 use kube::runtime::watcher;
@@ -17,7 +17,7 @@ use strait_linux::netns::Netns;
 
 use super::Lab;
 use super::readiness::{PodState, set_pod_status};
-use crate::control::{PodRequest, PodStatus};
+use crate::control::{PodRequest, PodStatus, Response};
 use crate::objects::apply;
 use crate::podfiles;
 use crate::processes::Spec;
@@ -197,7 +197,7 @@ impl Lab {
     }
 
     /// Starts a pod and waits until it is ready.
-    pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<Vec<IpAddr>> {
+    pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<Response> {
         let client = self.client(&request.cluster)?;
         check_name("pod", &request.name)?;
         check_name("namespace", &request.namespace)?;
@@ -217,7 +217,18 @@ impl Lab {
             delete_pod(&client, &request.namespace, &request.name).await?;
             return Err(error);
         }
-        Ok(addresses)
+        // Seen where it ended while its object was written; later ends are in `lab status`.
+        let note = self.ended(&place).map(|end| {
+            format!("note: the command of the pod {place} has ended ({end}) and is started again, as in a cluster; `strait lab logs {place}` shows what it said")
+        });
+        Ok(Response::Pod { addresses, note })
+    }
+
+    /// How a pod's process ended last, where it did.
+    fn ended(&self, place: &str) -> Option<String> {
+        self.processes
+            .status_of(place)
+            .and_then(|process| process.last_end)
     }
 
     async fn start_pod(&self, client: &Client, request: &PodRequest, wired: Wired) -> Result<()> {
@@ -267,6 +278,7 @@ impl Lab {
                 env: pod_environment(request, addresses),
                 inherit: true,
                 namespace,
+                hostname: Some(name.clone()),
                 mounts,
                 log: self.dir.log(&id),
                 stdin: None,
@@ -276,10 +288,20 @@ impl Lab {
                 pod.has_process = true;
             }
         }
-        let answers = until(format!("the pod {id}"), POD_READY, || {
-            self.answers(request, addresses)
+        let what = format!("an answer of the pod {id} on its ports");
+        let answers = until(what, POD_READY, || async {
+            let answers = self.answers(request, addresses).await;
+            // Nobody waits for the ports of a process that is gone.
+            Ok(match (answers, self.ended(&id)) {
+                (Ok(()), _) => Ok(()),
+                (Err(_), Some(end)) if !request.ports.is_empty() => Err(anyhow!(
+                    "the command of the pod {id} ended ({end}) before its ports answered"
+                )),
+                (Err(error), _) => return Err(error),
+            })
         })
         .await;
+        let answers = answers.and_then(|said| said);
         answers.map_err(|e| self.with_log(e, &id))?;
         set_pod_status(client, PodState { ready: true, ..state }).await?;
         if let Some(pod) = self.pods.lock().get_mut(&id) {
@@ -338,9 +360,19 @@ impl Lab {
             .flat_map(|ip| request.ports.iter().map(|port| SocketAddr::new(*ip, *port)))
             .collect();
         let connect = move || -> Result<()> {
-            for target in targets {
-                TcpStream::connect_timeout(&target, PROBE)
-                    .with_context(|| format!("{target} does not accept connections"))?;
+            let tried: Vec<(SocketAddr, std::io::Result<TcpStream>)> = targets
+                .iter()
+                .map(|target| (*target, TcpStream::connect_timeout(target, PROBE)))
+                .collect();
+            let open = tried.iter().any(|(_, connected)| connected.is_ok());
+            for (target, connected) in tried {
+                // A server that has one family only is a common mistake.
+                let hint = if open {
+                    ", while another of its addresses does; --port takes every port on every address family of the pod"
+                } else {
+                    ""
+                };
+                connected.with_context(|| format!("{target} does not accept connections{hint}"))?;
             }
             Ok(())
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -46,6 +47,7 @@ impl Lab {
         for daemon in daemons {
             let ready = until(&daemon.id, DAEMON_READY, || probe(daemon)).await;
             ready.map_err(|e| self.with_log(e, &daemon.id))?;
+            self.ready.fetch_add(1, Ordering::SeqCst);
             self.report(client, daemon, true, self.restarts(daemon)).await?;
         }
         Ok(())

@@ -64,12 +64,13 @@ async fn answer(lab: &Arc<Lab>, request: Request) -> Result<Response> {
                     .context("this program's path is no text")?
                     .to_owned();
             }
-            Ok(Response::Pod(lab.run_pod(pod).await?))
+            lab.run_pod(pod).await
         }
         Request::Kill { process, signal } => {
             let signal = Signal::from_named_raw(signal)
                 .with_context(|| format!("{signal} is no signal that can be sent"))?;
-            lab.processes.kill(&process, signal)?;
+            let processes = lab.processes.clone();
+            tokio::task::spawn_blocking(move || processes.kill(&process, signal)).await??;
             Ok(Response::Done)
         }
     }

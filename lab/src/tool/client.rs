@@ -97,7 +97,7 @@ pub(super) fn get(server: &str, source: Option<IpAddr>, timeout: Duration) -> Re
 }
 
 /// What a daemon on this machine serves as metrics at an address that it listens on.
-pub(super) fn metrics(listen: SocketAddr) -> Result<String> {
+pub(crate) fn metrics(listen: SocketAddr) -> Result<String> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

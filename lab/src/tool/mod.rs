@@ -17,8 +17,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use strait_daemon::stdout;
 
-pub(crate) use client::{Fetched, Sent};
+pub(crate) use client::{Fetched, Sent, metrics};
 pub(crate) use engine::EngineSpec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use icmp::read_both as icmp_answers;
@@ -215,8 +216,8 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
         } => print(&load::datagrams(server, source, size, amount(duration, rate)?)?)?,
         Tool::Engine => engine::run()?,
         Tool::Noise { target, count } => print(&noise::noise(target, count)?)?,
-        Tool::Inspect => print!("{}", strait_linux::inspect::everything()?),
-        Tool::Metrics { listen } => print!("{}", client::metrics(listen)?),
+        Tool::Inspect => stdout::print(strait_linux::inspect::everything()?.trim_end())?,
+        Tool::Metrics { listen } => stdout::print(metrics(listen)?.trim_end())?,
         Tool::Lookup { name } => print(&resolve::lookup(&name)?)?,
         Tool::Resolve {
             name,
@@ -238,6 +239,5 @@ fn amount(duration: f64, rate: Option<f64>) -> Result<load::Amount> {
 }
 
 fn print<T: Serialize>(value: &T) -> Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    Ok(stdout::print(&serde_json::to_string(value)?)?)
 }
