@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::{StreamExt, pin_mut};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -293,6 +294,34 @@ fn key<K: Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
+/// Longest pause before a watch is tried again. The client's own half minute and more would be the time for which
+/// what happened during an outage of the API server stays unknown after it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pauses between the attempts of a watch that fails: the client's own ones, but not as long.
+#[derive(Default)]
+pub struct Pauses(watcher::DefaultBackoff);
+
+impl Debug for Pauses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pauses").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 async fn follow<K: Input>(
     name: String,
     api: Api<DeserializeGuard<K>>,
@@ -301,7 +330,7 @@ async fn follow<K: Input>(
     refusals: Refusals,
     shutdown: Shutdown,
 ) {
-    let stream = watcher(api, config).default_backoff();
+    let stream = watcher(api, config).backoff(Pauses::default());
     pin_mut!(stream);
     let mut list = Objects::new();
     let mut failing = false;
@@ -463,5 +492,27 @@ async fn save<K: Input>(
             }
             Err(e) => tracing::warn!(error = %e, "saving inputs failed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_an_api_server_is_away_it_is_looked_for_every_few_seconds() {
+        let mut pauses = Pauses::default();
+        let series: Vec<Duration> = pauses.by_ref().take(100).collect();
+        assert_eq!(series.len(), 100, "it is never given up");
+        assert!(
+            series[0] >= Duration::from_millis(500) && series[0] < Duration::from_secs(2),
+            "{series:?}"
+        );
+        assert_eq!(series.iter().max(), Some(&Duration::from_secs(5)), "{series:?}");
+        pauses.reset();
+        assert!(
+            pauses.next() < Some(Duration::from_secs(2)),
+            "after an answer it begins anew"
+        );
     }
 }

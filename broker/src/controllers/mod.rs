@@ -23,6 +23,7 @@ use strait_api::names::{BROKER_NAMESPACE, MEMBER_NAMESPACE_PREFIX};
 use strait_api::records::{Cluster, JoinRequest, Member};
 use strait_core::admission::{Existing, MemberRanges, Settings};
 use strait_daemon::Shutdown;
+use strait_daemon::inputs::Pauses;
 
 use crate::error::BrokerError;
 
@@ -113,15 +114,15 @@ impl Controllers {
         let config = watcher::Config::default;
         futures::stream::select_all([
             watcher(requests, config())
-                .default_backoff()
+                .backoff(Pauses::default())
                 .filter_map(woken)
                 .boxed(),
             watcher(members, config())
-                .default_backoff()
+                .backoff(Pauses::default())
                 .filter_map(woken)
                 .boxed(),
             watcher(clusters, config())
-                .default_backoff()
+                .backoff(Pauses::default())
                 .filter_map(woken)
                 .boxed(),
         ])

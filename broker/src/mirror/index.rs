@@ -150,7 +150,7 @@ pub(super) fn follow<T: Copy + Send + 'static>(
         ..watcher::Config::default()
     };
     watcher(api, config)
-        .default_backoff()
+        .backoff(strait_daemon::inputs::Pauses::default())
         .map(move |event| (tag, event))
         .boxed()
 }
