@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::config::{DropCause, KeyLimits};
 use super::key::{PrivateKey, PublicKey};
-use super::noise::{Addressee, Identity};
+use super::noise::{Addressee, HANDSHAKES_PER_SECOND, Identity};
 
 /// An identity for each lane; at least one.
 pub(super) struct Identities(Vec<Identity>);
@@ -12,8 +12,10 @@ pub(super) struct Identities(Vec<Identity>);
 impl Identities {
     /// The first lane's key is this one, the others' are derived from it.
     pub(super) fn new(key: &PrivateKey, limits: KeyLimits, lanes: usize) -> Self {
-        let lanes = (0..lanes.max(1)).map(|lane| Identity::limited(&key.lane(lane), limits));
-        Self(lanes.collect())
+        let lanes = lanes.max(1);
+        let rate = HANDSHAKES_PER_SECOND / lanes as u64;
+        let all = (0..lanes).map(|lane| Identity::limited(&key.lane(lane), limits, rate));
+        Self(all.collect())
     }
 
     pub(super) fn lanes(&self) -> usize {

@@ -28,8 +28,8 @@ pub(super) const HANDSHAKE_MAX: usize = 148;
 /// Room for any message: a whole datagram and what the protocol adds.
 pub(super) const SCRATCH_LEN: usize = 65_536 + DATA_OVERHEAD;
 
-/// Handshakes per second that are answered before the sender must prove its address.
-const HANDSHAKES_PER_SECOND: u64 = 200;
+/// Handshakes per second that are answered before the sender must prove its address, for all keys of a gateway.
+pub(super) const HANDSHAKES_PER_SECOND: u64 = 200;
 
 /// The kinds of message, as far as the first bytes tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,15 +126,15 @@ pub(super) enum Addressee {
 impl Identity {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn new(key: &PrivateKey) -> Self {
-        Self::limited(key, KeyLimits::default())
+        Self::limited(key, KeyLimits::default(), HANDSHAKES_PER_SECOND)
     }
 
-    /// With keys that serve for so long.
-    pub(super) fn limited(key: &PrivateKey, limits: KeyLimits) -> Self {
+    /// With keys that serve for so long, and so many handshakes a second.
+    pub(super) fn limited(key: &PrivateKey, limits: KeyLimits, rate: u64) -> Self {
         let private = StaticSecret::from(*key.bytes());
         let public = XPublicKey::from(&private);
         Self {
-            guard: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            guard: RateLimiter::new(&public, rate),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             private,
             public,
@@ -490,7 +490,8 @@ mod tests {
             reject_after_messages: 10,
             ..KeyLimits::default()
         };
-        let identity = |limits| Identity::limited(&PrivateKey::generate().unwrap(), limits);
+        let identity =
+            |limits| Identity::limited(&PrivateKey::generate().unwrap(), limits, HANDSHAKES_PER_SECOND);
         let (a, b) = (identity(limits), identity(KeyLimits::default()));
         let (mut a, mut b) = (a.tunnel(&b.public(), None, 1), b.tunnel(&a.public(), None, 2));
         let packet = model::udp(

@@ -23,8 +23,8 @@ pub struct WireguardArgs {
     #[arg(long)]
     pub(super) no_offload: bool,
 
-    /// Packet threads; more than one pays with several busy peers, as each peer's tunnel is one
-    /// pair's work
+    /// Packet threads; more than one pays with several busy peers, as each peer's tunnel is one thread's
+    /// work
     #[arg(long, default_value_t = 1, value_name = "NUMBER", value_parser = crate::args::workers)]
     pub(super) workers: usize,
 

@@ -1,7 +1,9 @@
 //! Several workers, and several lanes between two gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Instant;
 
 use strait_gateway::datapath::{DropCause, Engine, EngineConfig, LaneStatus, PeerConfig, PrivateKey};
 use strait_linux::link::Links;
@@ -17,6 +19,7 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
         "a_thousand_flows_spread_over_the_lanes_in_order",
         a_thousand_flows_spread_over_the_lanes_in_order,
     ),
+    ("two_workers_share_streams", two_workers_share_streams),
     (
         "gateways_with_different_numbers_of_lanes_meet",
         gateways_with_different_numbers_of_lanes_meet,
@@ -189,6 +192,88 @@ fn a_thousand_flows_spread_over_the_lanes_in_order() {
         assert_eq!(workers.len(), 4, "{:?}", status.lanes);
         assert_eq!(status.drops, BTreeMap::new());
         assert_eq!((status.rx_packets, engine.fault()), (total, None));
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Processor time of each of this process' threads that carry packets, in ticks, by name and number.
+fn ticks() -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap().path();
+        // A thread may have ended meanwhile.
+        let Ok(stat) = std::fs::read_to_string(task.join("stat")) else {
+            continue;
+        };
+        let (head, tail) = stat.rsplit_once(')').unwrap();
+        let (id, name) = head.split_once(" (").unwrap();
+        if name.starts_with("strait-") {
+            let mut fields = tail
+                .split_whitespace()
+                .skip(11)
+                .map(|field| field.parse::<u64>().unwrap());
+            let spent = fields.next().unwrap() + fields.next().unwrap();
+            found.insert(format!("{name} {id}"), spent);
+        }
+    }
+    found
+}
+
+/// Streams through two engines of two workers each. `STRAIT_STREAMS` and `STRAIT_STREAM_MB` make it long enough
+/// to look at with perf (CONTRIBUTING.md), and `STRAIT_FAR_WORKERS=1` shows what it is without lanes.
+fn two_workers_share_streams() {
+    let streams = number("STRAIT_STREAMS", 32);
+    let bytes = number("STRAIT_STREAM_MB", 2) << 20;
+    let pair = laned(2, number("STRAIT_FAR_WORKERS", 2) as usize);
+    let before = ticks();
+    let target = v4(2);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..streams {
+            let listener = pair.b.run(move || TcpListener::bind((target, 0)).unwrap());
+            let address = listener.local_addr().unwrap();
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let read = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+                assert_eq!(read, bytes);
+            });
+            let mut stream = pair.a.run(move || TcpStream::connect(address).unwrap());
+            scope.spawn(move || {
+                let chunk = vec![7; 128 << 10];
+                let mut left = bytes as usize;
+                while left > 0 {
+                    let some = left.min(chunk.len());
+                    stream.write_all(&chunk[..some]).unwrap();
+                    left -= some;
+                }
+            });
+        }
+    });
+    let spent = start.elapsed();
+    let rate = (streams * bytes * 8) as f64 / spent.as_secs_f64() / 1e9;
+    println!("{streams} streams in {spent:.2?}: {rate:.2} Gbit/s");
+    for (thread, after) in ticks() {
+        println!(
+            "{thread}: {} ticks",
+            after - before.get(&thread).copied().unwrap_or(0)
+        );
+    }
+    for engine in [&pair.engine_a, &pair.engine_b] {
+        let status = only(engine);
+        println!("{:?}", status.lanes);
+        assert_eq!(status.drops, BTreeMap::new());
+        let total: u64 = status.lanes.iter().map(|lane| lane.tx_packets).sum();
+        for lane in &status.lanes {
+            assert!(
+                lane.tx_packets > total / 20 && lane.rx_packets > 0,
+                "{:?}",
+                status.lanes
+            );
+        }
     }
 }
 
