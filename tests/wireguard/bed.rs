@@ -146,7 +146,7 @@ impl Bed {
             name,
         };
         until("the interface and its socket stand", || {
-            side.has_interface() && side.socket().exists()
+            side.has_interface() && UnixStream::connect(side.socket()).is_ok()
         });
         let links = Links::open_in(&side.namespace).unwrap();
         links.set_up(&side.name).unwrap();
@@ -287,6 +287,24 @@ impl Side {
 
     pub(crate) fn exit(&mut self) -> ExitStatus {
         self.child.take().expect("a process of ours").wait().unwrap()
+    }
+
+    pub(crate) fn delete_peers(&self) {
+        self.set("replace_peers=true\n");
+    }
+
+    /// How often its threads have waited.
+    pub(crate) fn waits(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process)).unwrap();
+        tasks
+            .map(|task| {
+                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                line.unwrap().trim().parse::<u64>().unwrap()
+            })
+            .sum()
     }
 
     fn address(&self) -> IpAddr {

@@ -9,7 +9,7 @@
 mod bed;
 
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bed::{Bed, Driver, Side, exchange, key, public, until};
 
@@ -30,6 +30,11 @@ fn main() {
             background,
         ),
         ("what_it_cannot_have_is_named", refusals),
+        (
+            "one_that_was_killed_is_met_again_within_a_second",
+            killed_and_started_again,
+        ),
+        ("it_sleeps_while_nothing_is_due", idle),
         ("wireguard_go_is_understood", || interoperates("wireguard-go")),
         ("boringtun_is_understood", || interoperates("boringtun-cli")),
     ];
@@ -231,6 +236,50 @@ fn refusals() -> Result<(), String> {
         }
     }
     assert!(side.alive() && side.has_interface());
+    Ok(())
+}
+
+/// Another process with the same key, from one that was killed under way. Neither side has a keepalive, as plain
+/// WireGuard has none.
+fn killed_and_started_again() -> Result<(), String> {
+    let (bed, a, mut b) = pair();
+    exchange(&a, &b, b"first");
+    exchange(&b, &a, b"and back");
+    // The side that was not killed sends first, then the other: both know where the other is.
+    for (killed_sends, what) in [(false, "a packet to it"), (true, "a packet from it")] {
+        b.kill();
+        b.exit();
+        drop(b);
+        // What is sent meanwhile is lost, and the sender's session stays what it was.
+        b = bed.side(2, Driver::Strait);
+        let begun = Instant::now();
+        b.set(&format!(
+            "private_key={}\nlisten_port=5002\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.1/32\n",
+            key(2),
+            public(1),
+            a.underlay(5001)
+        ));
+        let (from, to) = if killed_sends { (&b, &a) } else { (&a, &b) };
+        exchange(from, to, b"again");
+        let took = begun.elapsed();
+        // On a quiet machine it takes some hundredths; the retry of a lost message would take over a second.
+        assert!(took < Duration::from_secs(4), "{what} arrived after {took:?}");
+        println!("{what} arrived {took:.2?} after it was back");
+    }
+    Ok(())
+}
+
+fn idle() -> Result<(), String> {
+    let (_bed, a, b) = pair();
+    exchange(&a, &b, b"there");
+    a.delete_peers();
+    b.delete_peers();
+    // What the peers have left to do is done.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = a.waits() + b.waits();
+    std::thread::sleep(Duration::from_secs(2));
+    let woke = a.waits() + b.waits() - before;
+    assert!(woke <= 4, "two idle interfaces woke {woke} times in 2 s");
     Ok(())
 }
 

@@ -201,6 +201,7 @@ fn look(shared: &Shared, scratch: &mut [u8], now: Instant) -> Instant {
     // Before any flag of a peer is read: a packet that comes later finds this set.
     shared.control.asleep.store(true, Ordering::SeqCst);
     shared.identities.load().reset_rate();
+    shared.refresh_mtu();
     let table = shared.table.load();
     let next = table
         .peers()

@@ -144,6 +144,14 @@ impl Shared {
         }
     }
 
+    /// Follows the MTU of a device that somebody else configures. A raised one is also noticed with the first
+    /// larger packet.
+    pub(super) fn refresh_mtu(&self) {
+        if self.follow {
+            self.read_mtu();
+        }
+    }
+
     fn read_mtu(&self) -> usize {
         // In another network namespace the device cannot be asked; what was known last stands.
         if let Ok(mtu) = self.first().tun.mtu() {
@@ -205,6 +213,12 @@ impl Engine {
             nonblocking: true,
         };
         let queues = Tun::open_queues(&options, sockets.len(), !config.external)?;
+        if config.offload && !queues.first().is_some_and(|tun| tun.offload().tso) {
+            tracing::warn!(
+                device = config.tun_name,
+                "the kernel refuses segmentation offload on the TUN device: going on without"
+            );
+        }
         let event = || {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| EngineError::Threads(errno.into()))
@@ -333,14 +347,6 @@ impl Engine {
         }
     }
 
-    /// Follows the MTU of a device that somebody else configures. A raised one is also noticed with the first
-    /// larger packet.
-    pub fn refresh_mtu(&self) {
-        if self.shared.follow {
-            self.shared.read_mtu();
-        }
-    }
-
     /// This gateway's public key, that of its first lane.
     pub fn public_key(&self) -> PublicKey {
         self.shared.identities.load().lane(0).public()
@@ -405,6 +411,11 @@ impl Engine {
             drops: self.shared.drops.snapshot(),
             offload,
         }
+    }
+
+    /// Readable once the data path stops.
+    pub fn stopped(&self) -> io::Result<OwnedFd> {
+        self.shared.wake.try_clone()
     }
 
     /// Why the data path has stopped by itself, if it has. There is no way back: start another one.

@@ -21,6 +21,7 @@ use super::packet;
 use super::peer::{Peer, Place};
 use super::split::{Prepared, prepare};
 use super::table::{Member, Table};
+use super::toobig::{self, TooBig};
 use super::vnet::{VNET_HEADER_LEN, Vnet};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -394,6 +395,63 @@ pub fn join(data: &[u8]) {
     assert_eq!(by_flow(&seen), by_flow(&packets));
 }
 
+/// Packets larger than the tunnel carries: pieces that make the whole, or an answer to the sender that quotes
+/// its packet, and to which there is no answer.
+pub fn too_big(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mtu = usize::from(input.word());
+    let packet = input.rest();
+    let Some(header) = packet::parse(packet).filter(|header| header.len > mtu) else {
+        return;
+    };
+    let packet = &packet[..header.len];
+    let v4 = packet[0] >> 4 == 4;
+    let header_len = |packet: &[u8]| usize::from(packet[0] & 0xf) * 4;
+    let place = |packet: &[u8]| usize::from(u16::from_be_bytes([packet[6], packet[7]]));
+    match toobig::judge(packet, header, mtu) {
+        TooBig::Fragments(pieces) => {
+            assert!(v4 && packet[6] & 0x40 == 0, "it may not be cut");
+            let (mut whole, count) = (Vec::<u8>::new(), pieces.len());
+            for (number, piece) in pieces.iter().enumerate() {
+                let its = packet::parse(piece).unwrap();
+                assert!(its.len == piece.len() && its.len <= mtu);
+                assert_eq!((its.source, its.destination), (header.source, header.destination));
+                assert_eq!(header_len(piece), header_len(packet));
+                assert_eq!(model::header_sum(&piece[..header_len(piece)]), 0xffff);
+                assert_eq!(
+                    (place(piece) & 0x1fff) * 8,
+                    (place(packet) & 0x1fff) * 8 + whole.len()
+                );
+                let more = number + 1 < count || place(packet) & 0x2000 != 0;
+                assert_eq!(place(piece) & 0x2000 != 0, more);
+                whole.extend(&piece[header_len(piece)..]);
+            }
+            assert_eq!(whole, packet[header_len(packet)..]);
+        }
+        TooBig::Answer(answer) => {
+            let its = packet::parse(&answer).unwrap();
+            assert_eq!((its.source, its.destination), (header.destination, header.source));
+            assert_eq!(its.len, answer.len());
+            let (most, begin) = if v4 { (576, 20) } else { (1280, 40) };
+            assert!(its.len <= most && packet.starts_with(&answer[begin + 8..]));
+            let named = u16::from_be_bytes([answer[begin + 6], answer[begin + 7]]);
+            assert_eq!(usize::from(named), mtu);
+            if v4 {
+                assert_eq!(model::header_sum(&answer[..20]), 0xffff);
+                let mut message = answer[20..].to_vec();
+                message.resize(message.len().next_multiple_of(2), 0);
+                assert_eq!(model::header_sum(&message), 0xffff);
+            }
+            assert_eq!(
+                toobig::judge(&answer, its, its.len - 1),
+                TooBig::Silence,
+                "an error about an error"
+            );
+        }
+        TooBig::Silence => {}
+    }
+}
+
 type Flow = (Vec<u8>, u8, Vec<u8>);
 
 fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Option<Flow>, Vec<Vec<u8>>> {
@@ -455,6 +513,11 @@ mod tests {
     #[test]
     fn super_packets_that_were_found_hold() {
         replay("split", super::split);
+    }
+
+    #[test]
+    fn large_packets_that_were_found_hold() {
+        replay("too_big", super::too_big);
     }
 
     #[test]

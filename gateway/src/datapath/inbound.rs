@@ -101,6 +101,13 @@ fn take(
         let table = shared.table.load();
         let Some(peer) = table.by_receiver(receiver) else {
             shared.drops.add(DropCause::InUnknownSession, same as u64);
+            // A peer may not know that this side began anew; it would find out after 15 s of silence. Whoever
+            // forges this makes us send an initiation a second to a peer.
+            for lane in table.lanes_at(&from) {
+                if !lane.is_up() && lane.want() {
+                    shared.control.initiate(lane);
+                }
+            }
             continue;
         };
         opened.open(shared, worker, peer, from, group.chunks(stride));
@@ -210,31 +217,33 @@ impl Opened {
         };
         let mut delivered = 0;
         for group in &join.groups {
+            let mut refused = false;
             if group.count() > 1 {
                 match write_joined(&worker.tun, group, join.members(group).map(packet))? {
                     Ok(()) => {
                         delivered += group.count() as u64;
                         continue;
                     }
-                    Err(Errno::INVAL) => {
-                        if shared.joining.swap(false, Ordering::Relaxed) {
-                            tracing::warn!(
-                                device = worker.tun.name(),
-                                "the kernel refuses joined packets on the TUN device: writing one by one from now on"
-                            );
-                        }
-                    }
+                    Err(Errno::INVAL | Errno::IO | Errno::OPNOTSUPP) => refused = true,
                     Err(errno) => {
                         write_failed(peer, group.count() as u64, errno);
                         continue;
                     }
                 }
             }
+            let before = delivered;
             for bytes in join.members(group).map(packet) {
                 match write(&worker.tun, &[IoSlice::new(header), IoSlice::new(bytes)])? {
                     Ok(()) => delivered += 1,
                     Err(errno) => write_failed(peer, 1, errno),
                 }
+            }
+            // A device that is down refuses these, too.
+            if refused && delivered > before && shared.joining.swap(false, Ordering::Relaxed) {
+                tracing::warn!(
+                    device = worker.tun.name(),
+                    "the kernel refuses joined packets on the TUN device: writing one by one from now on"
+                );
             }
         }
         peer.counters.rx.add(0, delivered);

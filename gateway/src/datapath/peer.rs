@@ -224,6 +224,17 @@ impl Peer {
         first(&self.heard)
     }
 
+    /// Where it may be, as configured.
+    pub(super) fn candidates(&self) -> Vec<SocketAddr> {
+        let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.lock().candidates.iter().map(canonical).collect()
+    }
+
+    /// Whether somebody must start a handshake, as one is wanted and has not been asked for.
+    pub(super) fn want(&self) -> bool {
+        !self.wanted.swap(true, Ordering::Relaxed)
+    }
+
     /// Addresses from which its messages may be expected.
     pub(super) fn addresses(&self, into: &mut BTreeSet<IpAddr>) {
         let state = self.lock();
@@ -239,7 +250,7 @@ impl Peer {
             state.queued += packet.len();
             state.queue.push_back(packet.to_vec());
         }
-        !self.wanted.swap(true, Ordering::Relaxed)
+        self.want()
     }
 
     /// Sends to this address from now on, until the peer proves that it is at another.

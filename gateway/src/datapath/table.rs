@@ -1,7 +1,7 @@
 //! Who gets a packet, and who may send it: an immutable table, replaced whole.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +107,8 @@ pub(super) struct Table {
     peers: Vec<Lanes>,
     routes: Prefixes<Number>,
     by_key: BTreeMap<PublicKey, Slot>,
+    /// By the addresses that the configuration gives them.
+    by_address: BTreeMap<SocketAddr, Number>,
 }
 
 /// The lanes of one peer.
@@ -204,7 +206,7 @@ impl Table {
     /// A table of these peers, for so many workers. Slots must be distinct.
     pub(super) fn new(members: Vec<Member>, workers: usize) -> Self {
         let mut slots = Vec::new();
-        let mut by_key = BTreeMap::new();
+        let (mut by_key, mut by_address) = (BTreeMap::new(), BTreeMap::new());
         let mut pairs = Vec::new();
         let mut peers = Vec::new();
         for Member { lanes, allowed } in members {
@@ -217,6 +219,7 @@ impl Table {
                 slots.resize(slots.len().max(slot + 1), None);
                 slots[slot] = Some((Arc::clone(lane), number));
                 by_key.insert(lane.public_key, lane.slot());
+                by_address.extend(lane.candidates().into_iter().map(|address| (address, number)));
             }
             pairs.extend(allowed.into_iter().map(|net| (net, number)));
             peers.push(Lanes::new(lanes, workers));
@@ -226,6 +229,7 @@ impl Table {
             peers,
             routes: Prefixes::new(pairs),
             by_key,
+            by_address,
         }
     }
 
@@ -258,6 +262,13 @@ impl Table {
     pub(super) fn lanes_of(&self, key: &PublicKey) -> &[Arc<Peer>] {
         let number = self.by_key.get(key).and_then(|slot| self.slot(*slot));
         let peer = number.and_then(|(_, number)| self.peers.get(*number as usize));
+        peer.map_or(&[], |peer| &peer.lanes)
+    }
+
+    /// All lanes of the peer that is expected at this address.
+    pub(super) fn lanes_at(&self, address: &SocketAddr) -> &[Arc<Peer>] {
+        let number = self.by_address.get(address);
+        let peer = number.and_then(|number| self.peers.get(*number as usize));
         peer.map_or(&[], |peer| &peer.lanes)
     }
 

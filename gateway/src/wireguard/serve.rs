@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,13 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use strait_daemon::Shutdown;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::args::WireguardArgs;
@@ -31,9 +34,6 @@ const REQUEST_MAX: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Clients at a time.
 const CLIENTS: usize = 32;
-/// How often the device, the socket's file and the engine's health are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// Runs an interface until it is deleted, its socket is removed, or a signal ends it.
 ///
 /// # Errors
@@ -73,8 +73,7 @@ async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
         "ready: configure it with wg"
     );
     background::ready()?;
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let news = watch(service.engine.stopped()?, &socket.path)?;
     loop {
         tokio::select! {
             () = shutdown.wait() => return Ok(()),
@@ -92,7 +91,7 @@ async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
                     drop(place);
                 });
             }
-            _ = look.tick() => {
+            () = news.notified() => {
                 if let Some(fault) = service.engine.fault() {
                     if service.engine.tun().mtu().is_err() {
                         tracing::info!(interface = args.interface, "the interface was deleted: stopping");
@@ -104,10 +103,52 @@ async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
                     tracing::info!(socket = %socket.path.display(), "the socket was removed: stopping");
                     return Ok(());
                 }
-                service.engine.refresh_mtu();
             }
         }
     }
+}
+
+/// Tells when the data path has stopped or the socket's file may have gone. A thread of its own waits for both, so
+/// that nobody has to look again and again.
+fn watch(stopped: OwnedFd, path: &Path) -> Result<Arc<Notify>> {
+    // A name that is taken from a file that is open changes its attributes.
+    let events = WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+    let inotify = inotify::init(CreateFlags::CLOEXEC)
+        .and_then(|inotify| inotify::add_watch(&inotify, path, events).map(|_| inotify));
+    if let Err(error) = &inotify {
+        tracing::info!(%error, "the kernel does not tell of the socket's removal: looking every second");
+    }
+    let told = Arc::new(Notify::new());
+    let said = Arc::clone(&told);
+    let each = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    std::thread::Builder::new()
+        .name("strait-watch".to_owned())
+        .spawn(move || {
+            loop {
+                said.notify_one();
+                let mut fds = vec![PollFd::new(&stopped, PollFlags::IN)];
+                fds.extend(inotify.iter().map(|inotify| PollFd::new(inotify, PollFlags::IN)));
+                let polled = poll(&mut fds, inotify.is_err().then_some(&each));
+                let [ended, changed] =
+                    [0, 1].map(|at| fds.get(at).is_some_and(|fd| !fd.revents().is_empty()));
+                match (polled, &inotify) {
+                    (Ok(_), Ok(inotify)) if changed => {
+                        // What has happened is looked at by whoever is told.
+                        let _: Result<usize, Errno> = rustix::io::read(inotify, &mut [0; 4096]);
+                    }
+                    (Ok(_) | Err(Errno::INTR), _) => {}
+                    (Err(error), _) => tracing::error!(%error, "cannot wait for the socket's removal"),
+                }
+                if ended || !matches!(polled, Ok(_) | Err(Errno::INTR)) {
+                    return said.notify_one();
+                }
+            }
+        })
+        .context("cannot start the thread that watches the socket")?;
+    Ok(told)
 }
 
 /// The socket's file; removed at the end, if it is still this one.

@@ -59,7 +59,6 @@ fn bytes_cross_with_several_workers_and_after_a_move() {
     pair.engine_a.listen(0).unwrap();
     assert_ne!(pair.engine_a.port(), before);
     transfer(&pair);
-    pair.engine_a.refresh_mtu();
     for engine in [&pair.engine_a, &pair.engine_b] {
         assert_eq!(engine.fault(), None);
         let drops = only(engine).drops;

@@ -7,8 +7,10 @@
 
 mod bed;
 mod flood;
+mod floods;
 mod keys;
 mod lanes;
+mod offloads;
 mod packets;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -87,6 +89,7 @@ fn main() {
         .chain(packets::SCENARIOS)
         .chain(keys::SCENARIOS)
         .chain(lanes::SCENARIOS)
+        .chain(offloads::SCENARIOS)
         .chain(flood::SCENARIOS)
     {
         if filter.as_deref().is_none_or(|filter| name.contains(filter)) {

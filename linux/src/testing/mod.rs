@@ -1,13 +1,16 @@
 //! For tests that need root: as root they run as they are; else in a user namespace of their own. And what
-//! such tests need besides: other people's firewalls, and pictures of a namespace before and after.
+//! such tests need besides: other people's firewalls, pictures of a
+//! namespace before and after, and a kernel that refuses system calls.
 
 mod dump;
 mod firewall;
+mod refuse;
 
 use std::process::Command;
 
 pub use dump::{difference, dump};
 pub use firewall::Firewall;
+pub use refuse::{Call, refuse};
 
 use crate::userns;
 

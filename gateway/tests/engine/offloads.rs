@@ -1,0 +1,193 @@
+//! A kernel that refuses an offload, at the start or later: what it costs is speed, and one line of the log.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::io::Errno;
+use strait_gateway::datapath::{EngineConfig, OffloadStatus, PrivateKey};
+use strait_linux::testing::{Call, refuse};
+
+use crate::bed::{Node, Pair, config, transfer};
+
+pub(crate) const SCENARIOS: &[(&str, fn())] = &[
+    (
+        "offloads_refused_at_the_start_are_done_without",
+        refused_at_the_start,
+    ),
+    ("offloads_refused_later_are_done_without", refused_later),
+];
+
+/// `TUNSETOFFLOAD`, and those of its flags that came last.
+const SET_OFFLOAD: u64 = 0x4004_54d0;
+const UDP_OFFLOADS: u64 = 0x60;
+
+const ALL: OffloadStatus = OffloadStatus {
+    tun_tcp: true,
+    tun_udp: true,
+    tun_join: true,
+    udp_segmentation: true,
+};
+
+/// A pair whose first engine's threads are refused what `decide` says.
+fn pair(numbers: &'static [i64], decide: impl Fn(&Call) -> Option<Errno> + Send + 'static) -> Pair {
+    let (a, b) = (Node::new(), Node::new());
+    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    let engine_b = b.engine(config(&key_b), 2);
+    let engine_a = std::thread::scope(|scope| {
+        let config: EngineConfig = config(&key_a);
+        // The refusals are this thread's, and those of the threads that the engine starts.
+        let start = scope.spawn(|| {
+            refuse(numbers, decide);
+            a.engine(config, 1)
+        });
+        start.join().unwrap()
+    });
+    let pair = Pair {
+        a,
+        b,
+        key_a,
+        engine_a,
+        engine_b,
+    };
+    pair.meet();
+    pair
+}
+
+fn refused_at_the_start() {
+    let of_tun = |call: &Call| call.number == libc::SYS_ioctl && call.argument(1) == SET_OFFLOAD;
+    let of_socket = |call: &Call| {
+        call.number == libc::SYS_setsockopt
+            && (call.argument(1), call.argument(2)) == (17, libc::UDP_GRO as u64)
+    };
+    let log = Log::begin();
+    for errno in [Errno::INVAL, Errno::IO, Errno::OPNOTSUPP] {
+        let pair = pair(&[libc::SYS_ioctl, libc::SYS_setsockopt], move |call| {
+            (of_tun(call) || of_socket(call)).then_some(errno)
+        });
+        transfer(&pair);
+        let expected = OffloadStatus {
+            tun_tcp: false,
+            tun_udp: false,
+            tun_join: false,
+            ..ALL
+        };
+        assert_eq!(pair.engine_a.status().offload, expected, "{errno}");
+        log.says_once("segmentation offload on the TUN device");
+        log.says_once("does not join UDP datagrams");
+    }
+    // A kernel before 6.2 has TCP's alone.
+    let pair = pair(&[libc::SYS_ioctl], move |call| {
+        (of_tun(call) && call.argument(2) & UDP_OFFLOADS != 0).then_some(Errno::INVAL)
+    });
+    transfer(&pair);
+    let expected = OffloadStatus {
+        tun_udp: false,
+        ..ALL
+    };
+    assert_eq!(pair.engine_a.status().offload, expected);
+}
+
+fn refused_later() {
+    let log = Log::begin();
+    let joined = |call: &Call| call.number == libc::SYS_writev && call.argument(2) > 2;
+    let segmented =
+        |call: &Call| call.number == libc::SYS_sendmsg && call.brings(libc::SOL_UDP, libc::UDP_SEGMENT);
+    for (what, errno, number, expected, said) in [
+        (
+            "a joined packet",
+            Errno::INVAL,
+            libc::SYS_writev,
+            OffloadStatus {
+                tun_join: false,
+                ..ALL
+            },
+            "the kernel refuses joined packets",
+        ),
+        (
+            "a joined packet",
+            Errno::IO,
+            libc::SYS_writev,
+            OffloadStatus {
+                tun_join: false,
+                ..ALL
+            },
+            "the kernel refuses joined packets",
+        ),
+        (
+            "segmentation",
+            Errno::IO,
+            libc::SYS_sendmsg,
+            OffloadStatus {
+                udp_segmentation: false,
+                ..ALL
+            },
+            "the kernel refuses UDP segmentation",
+        ),
+        // By one path rather than by the kernel.
+        (
+            "segmentation",
+            Errno::INVAL,
+            libc::SYS_sendmsg,
+            ALL,
+            "does not fit this path",
+        ),
+    ] {
+        let later = Arc::new(AtomicBool::new(false));
+        let begun = Arc::clone(&later);
+        let pair = pair(&[libc::SYS_writev, libc::SYS_sendmsg], move |call| {
+            let refused = call.number == number && (joined(call) || segmented(call));
+            (begun.load(Ordering::SeqCst) && refused).then_some(errno)
+        });
+        transfer(&pair);
+        assert_eq!(pair.engine_a.status().offload, ALL);
+        later.store(true, Ordering::SeqCst);
+        transfer(&pair);
+        transfer(&pair);
+        assert_eq!(pair.engine_a.status().offload, expected, "{what}: {errno}");
+        assert_eq!(pair.engine_a.fault(), None);
+        log.says_once(said);
+    }
+}
+
+/// What the engines of this process have said since the last look.
+struct Log;
+
+static LINES: Mutex<String> = Mutex::new(String::new());
+
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LINES.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn begin() -> Self {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_writer(|| Lines)
+                .init();
+        });
+        LINES.lock().unwrap().clear();
+        Self
+    }
+
+    /// Also forgets what was said so far, but for what else is to be looked for.
+    fn says_once(&self, text: &str) {
+        let mut lines = LINES.lock().unwrap();
+        let (said, rest): (Vec<&str>, Vec<&str>) = lines.lines().partition(|line| line.contains(text));
+        assert_eq!(said.len(), 1, "{text:?} in:\n{lines}");
+        let rest = rest.iter().map(|line| format!("{line}\n")).collect();
+        drop(said);
+        *lines = rest;
+    }
+}
