@@ -1,5 +1,6 @@
 //! Two network namespaces with a wire between them, and an implementation at each end.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -197,6 +198,7 @@ fn tool(namespace: &Netns) -> Command {
 fn start(driver: &Driver, number: usize, namespace: &Netns) -> Result<Process> {
     let name = format!("bench{number}");
     let socket = PathBuf::from(format!("/run/wireguard/{name}.sock"));
+    let log = PathBuf::from(format!("/run/{name}.log"));
     // A killed one leaves it behind.
     let _ = std::fs::remove_file(&socket);
     let [program, arguments @ ..] = driver.command.as_slice() else {
@@ -211,13 +213,23 @@ fn start(driver: &Driver, number: usize, namespace: &Netns) -> Result<Process> {
         .env("WG_PROCESS_FOREGROUND", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let process = Process(command.spawn().with_context(|| format!("cannot run {program}"))?);
+        .stderr(File::create(&log)?);
+    let mut process = Process(command.spawn().with_context(|| format!("cannot run {program}"))?);
     let links = Links::open_in(namespace)?;
-    until("the interface and its socket", || {
-        ensure!(links.find(&name)?.is_some() && socket.exists(), "not there");
-        Ok(())
+    let said = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.trim().lines().last().unwrap_or("it says nothing").to_owned()
+    };
+    let ended = until("the interface and its socket", || {
+        if let Some(status) = process.0.try_wait()? {
+            return Ok(Some(status));
+        }
+        ensure!(links.find(&name)?.is_some() && socket.exists(), "{}", said());
+        Ok(None)
     })?;
+    if let Some(status) = ended {
+        bail!("it ended ({status}): {}", said());
+    }
     let key = |number: usize| PrivateKey::from_bytes([1 + number as u8; 32]);
     let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
     let far = 1 - number;

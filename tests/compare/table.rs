@@ -89,12 +89,8 @@ pub(crate) fn number(value: f64) -> String {
 
 /// The table, the ratios to ours, and what it was measured on.
 pub(crate) fn markdown(summary: &Summary, drivers: &[Driver], plan: &Plan, machine: &str) -> String {
-    let mut text = String::from("|");
-    for title in ["", ""]
-        .into_iter()
-        .take(1)
-        .chain(COLUMNS.map(|(title, _)| title))
-    {
+    let mut text = String::from("| |");
+    for (title, _) in COLUMNS {
         let _ = write!(text, " {title} |");
     }
     text += "\n|---|";
@@ -111,9 +107,12 @@ pub(crate) fn markdown(summary: &Summary, drivers: &[Driver], plan: &Plan, machi
     }
     let _ = write!(
         text,
-        "\n\nMedians of {} rounds of {} s a load, {}. Both ends of the tunnel and of the load share {machine}. CPU \
+        "\n\nMedians of {} of {} s a load, {}. Both ends of the tunnel and of the load share {machine}. CPU \
          seconds are those of the two implementations, MiB the peak of one end.",
-        plan.rounds,
+        match plan.rounds {
+            1 => "one round".to_owned(),
+            rounds => format!("{rounds} rounds"),
+        },
         plan.seconds,
         today()
     );

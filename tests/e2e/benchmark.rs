@@ -72,6 +72,29 @@ fn a_benchmark_measures_both_paths_and_leaves_the_lab_as_it_was() {
 
     assert_eq!(lab.status()["pods"], before, "pods of the benchmark are left");
     assert_eq!(lab.leaks(), Value::Array(Vec::new()));
+    let devices = lab
+        .strait(&["lab", "exec", "blue/gateway-1", "--", "cat", "/proc/net/dev"])
+        .unwrap();
+    assert!(
+        devices.contains("strait-tun") && !devices.contains("bench"),
+        "{devices}"
+    );
+    // Nobody listens for loads any more, so the next benchmark can.
+    let sockets = [
+        "lab",
+        "exec",
+        "blue/gateway-1",
+        "--",
+        "cat",
+        "/proc/net/tcp",
+        "/proc/net/tcp6",
+    ];
+    let sockets = lab.strait(&sockets).unwrap();
+    let listens = |line: &str| line.contains(":1451 ") && line.contains(" 0A ");
+    assert!(
+        !sockets.lines().any(listens),
+        "somebody listens on port 5201:\n{sockets}"
+    );
     let complaint = lab.strait(&["benchmark", "green", "mauve"]).unwrap_err();
     assert!(
         complaint.contains("no cluster \"mauve\"; it has blue, green"),

@@ -13,7 +13,7 @@ use strait_gateway::datapath::PrivateKey;
 use super::cpu::Moment;
 use super::place::{Places, Side, endpoint};
 use super::report::{Bare, Cpu, Latency, Measured, PING_PATIENCE, Pods, Report, Share};
-use super::run::{Engine, Tool};
+use super::run::{Engine, Taker, Tool};
 use crate::args::clock;
 use crate::control::{self, PodRequest, Request, Response};
 use crate::dir::LabDir;
@@ -108,11 +108,7 @@ impl Course {
             Err(why) => missing = Some(why.clone()),
         }
         let taker = match missing {
-            None => Some(Tool::start(
-                &self.dir,
-                &far_place,
-                &["take-loads", "--port", &LOADS.to_string()],
-            )?),
+            None => Some(Taker::start(&self.dir, &far_place, LOADS)?),
             Some(_) => None,
         };
         let inner: IpNet = INNER[1].parse()?;
@@ -127,10 +123,7 @@ impl Course {
         };
         let bare = engines.first().map(|_| bare);
         let measured = self.both(&pods, bare.as_ref());
-        drop(engines);
-        if let Some(taker) = taker {
-            taker.end();
-        }
+        drop((engines, taker));
         let (pods, bare_measured, path) = measured?;
         Ok(Report {
             lab: self.dir.name().to_owned(),

@@ -1,6 +1,6 @@
 //! What measures, in pods and on nodes.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,13 +52,6 @@ impl Tool {
         })
     }
 
-    /// Ends it. It has nothing to say.
-    pub(super) fn end(mut self) {
-        // Either fails only where it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
     /// What it says in the end.
     pub(super) fn result<T: DeserializeOwned>(self) -> Result<T> {
         let output = self
@@ -73,40 +66,25 @@ impl Tool {
     }
 }
 
-/// An end of the bare data path. It ends with its value, or with this process.
-pub(super) struct Engine {
+/// A process in the lab that ends with its value, or with this process: it is held by its standard input, as ending
+/// `lab exec` would leave what that runs.
+struct Held {
     child: Child,
-    /// The end of this ends it.
     input: Option<ChildStdin>,
-    /// Its process, as this machine numbers it.
-    pub(super) process: i32,
 }
 
-/// How long an end may take to start, and to end.
+/// How long it may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-impl Engine {
-    pub(super) fn start(dir: &LabDir, place: &str, spec: &EngineSpec) -> Result<Self> {
-        let mut child = command(dir, place, &["engine"])?
+impl Held {
+    fn start(dir: &LabDir, place: &str, arguments: &[&str]) -> Result<Self> {
+        let mut child = command(dir, place, arguments)?
             .stdin(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run the data path on {place}"))?;
-        let mut input = child.stdin.take().context("no standard input")?;
-        let told = serde_json::to_string(spec)?;
-        // Where it has ended already, its complaint says more.
-        let _ = writeln!(input, "{told}");
-        let mut first = String::new();
-        BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut first)?;
-        if first.is_empty() {
-            let output = child.wait_with_output()?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{place}: {}", said.trim().trim_start_matches("strait: "));
-        }
-        let process = cpu::descendant(child.id(), "engine");
+            .with_context(|| format!("cannot run a command in {place}"))?;
         Ok(Self {
-            process: process.with_context(|| format!("cannot find the data path's process on {place}"))?,
+            input: child.stdin.take(),
             child,
-            input: Some(input),
         })
     }
 
@@ -116,7 +94,7 @@ impl Engine {
         while self.child.try_wait()?.is_none() {
             ensure!(
                 started.elapsed() < PATIENCE,
-                "an end of the bare data path does not end"
+                "a command of the benchmark does not end"
             );
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -124,10 +102,56 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for Held {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             tracing::warn!("{error:#}");
         }
+    }
+}
+
+/// Somebody on a node who takes loads.
+pub(super) struct Taker {
+    _held: Held,
+}
+
+impl Taker {
+    pub(super) fn start(dir: &LabDir, place: &str, port: u16) -> Result<Self> {
+        let arguments = ["take-loads", "--held", "--port", &port.to_string()];
+        Ok(Self {
+            _held: Held::start(dir, place, &arguments)?,
+        })
+    }
+}
+
+/// An end of the bare data path.
+pub(super) struct Engine {
+    _held: Held,
+    /// Its process, as this machine numbers it.
+    pub(super) process: i32,
+}
+
+impl Engine {
+    pub(super) fn start(dir: &LabDir, place: &str, spec: &EngineSpec) -> Result<Self> {
+        let mut held = Held::start(dir, place, &["engine"])?;
+        let told = serde_json::to_string(spec)?;
+        if let Some(input) = &mut held.input {
+            // Where it has ended already, its complaint says more.
+            let _ = writeln!(input, "{told}");
+        }
+        let mut first = String::new();
+        BufReader::new(held.child.stdout.take().context("no standard output")?).read_line(&mut first)?;
+        if first.is_empty() {
+            let mut said = String::new();
+            if let Some(mut errors) = held.child.stderr.take() {
+                errors.read_to_string(&mut said)?;
+            }
+            bail!("{place}: {}", said.trim().trim_start_matches("strait: "));
+        }
+        let process = cpu::descendant(held.child.id(), "engine");
+        Ok(Self {
+            process: process.with_context(|| format!("cannot find the data path's process on {place}"))?,
+            _held: held,
+        })
     }
 }

@@ -104,9 +104,16 @@ impl Amount {
     }
 }
 
-/// Serves until the process ends.
-pub(super) fn serve(port: u16) -> Result<()> {
+/// Serves until the process ends, or, where it is held, until standard input does.
+pub(super) fn serve(port: u16, held: bool) -> Result<()> {
     let listener = listen(port)?;
+    if held {
+        thread::Builder::new().name("holder".to_owned()).spawn(|| {
+            // Any end of it is one.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            std::process::exit(0);
+        })?;
+    }
     eprintln!("takes loads on port {port}");
     accept(&listener, |socket, _| answer(socket));
     Ok(())

@@ -85,6 +85,9 @@ enum Tool {
     TakeLoads {
         #[arg(long, default_value_t = 5201)]
         port: u16,
+        /// End when standard input does
+        #[arg(long)]
+        held: bool,
     },
     /// Load a path with TCP connections
     Streams {
@@ -195,7 +198,7 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             let duration = Duration::try_from_secs_f64(duration)?;
             print(&client::send(server, common.source, duration, common.timeout())?)?;
         }
-        Tool::TakeLoads { port } => load::serve(port)?,
+        Tool::TakeLoads { port, held } => load::serve(port, held)?,
         Tool::Streams {
             server,
             flows,
