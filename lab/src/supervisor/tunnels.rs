@@ -1,6 +1,6 @@
 //! When a new lab carries traffic: all tunnels that can be are up, and every node has its way to them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,17 +182,22 @@ fn speaks(cluster: &Cluster, ip: IpAddr) -> bool {
     }
 }
 
-/// The peers that a gateway's metrics call up.
-fn peers_up(text: &str) -> Vec<Gateway> {
+/// The peers to which all tunnels are up, by a gateway's metrics.
+fn peers_up(text: &str) -> BTreeSet<Gateway> {
     let peer = |line: &str| {
         let (tunnel, value) = line.strip_prefix(UP)?.split_once("\"} ")?;
         let (cluster, rest) = tunnel.split_once('/')?;
         // A gateway may have several tunnels to another one; what tells these apart stands behind its name.
         let name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         let node = rest.split(|c| !name(c)).next()?;
-        (value.trim() == "1").then(|| (cluster.to_owned(), node.to_owned()))
+        Some(((cluster.to_owned(), node.to_owned()), value.trim() == "1"))
     };
-    text.lines().filter_map(peer).collect()
+    let mut all: BTreeMap<Gateway, bool> = BTreeMap::new();
+    for (gateway, up) in text.lines().filter_map(peer) {
+        *all.entry(gateway).or_insert(true) &= up;
+    }
+    let up = all.into_iter().filter(|(_, up)| *up);
+    up.map(|(gateway, _)| gateway).collect()
 }
 
 /// Pairs of gateways of different clusters between which there can be a tunnel.
@@ -239,15 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_up_counts_whatever_tells_several_tunnels_apart() {
+    fn a_peer_counts_once_all_tunnels_to_it_are_up() {
         let text = "# TYPE strait_gateway_tunnel_up gauge\n\
                     strait_gateway_tunnel_up{tunnel=\"green/gateway-1\"} 1\n\
                     strait_gateway_tunnel_up{tunnel=\"red/gateway-1\"} 0\n\
+                    strait_gateway_tunnel_up{tunnel=\"red/gateway-1/0.1\"} 1\n\
+                    strait_gateway_tunnel_up{tunnel=\"red/gateway-12\"} 1\n\
                     strait_gateway_tunnel_up{tunnel=\"red/gateway-12/1.0\"} 1\n\
                     strait_gateway_tunnel_rx_bytes_total{tunnel=\"amber/gateway-1\"} 1\n";
         assert_eq!(
             peers_up(text),
-            [gateway("green", "gateway-1"), gateway("red", "gateway-12")]
+            BTreeSet::from([gateway("green", "gateway-1"), gateway("red", "gateway-12")])
         );
     }
 
