@@ -54,6 +54,9 @@ struct Args {
     /// Fetch nothing: compare with what is installed
     #[arg(long)]
     no_install: bool,
+    /// Also put table and plot into README.md and docs
+    #[arg(long)]
+    publish: bool,
     /// Where the results go
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
@@ -147,6 +150,11 @@ fn try_it() -> Result<ExitCode> {
         let loss = row.contains("\tloss\t");
         ensure!(value > 0.0 || loss, "nothing went through: {row}");
     }
+    let readme = include_str!("../../README.md");
+    ensure!(
+        table::replaced(readme, "a new table\n").is_some_and(|new| new.contains("a new table")),
+        "README.md has no place for the table"
+    );
     let table = std::fs::read_to_string(results.path().join("table.md"))?;
     ensure!(
         table.contains("| strait |"),
@@ -177,6 +185,7 @@ fn again_inside(args: &Args, drivers: &[Driver]) -> Result<ExitCode> {
         .args(["--rounds", &args.rounds.to_string()])
         .args(["--seconds", &args.seconds.to_string()])
         .args(args.quick.then_some("--quick"))
+        .args(args.publish.then_some("--publish"))
         .arg("--results")
         .arg(&results)
         .stdin(Stdio::piped());
@@ -218,8 +227,26 @@ fn inside(args: &Args, drivers: &[Driver]) -> Result<()> {
     let summary = summary::Summary::new(&rows, drivers);
     let machine = table::machine();
     let text = table::markdown(&summary, drivers, &plan, &machine);
-    std::fs::write(results.join("table.md"), &text)?;
-    std::fs::write(results.join("plot.svg"), plot::svg(&summary, &machine))?;
-    println!("\n{text}\nresults: {}", results.display());
+    let details = table::details(&summary);
+    std::fs::write(results.join("table.md"), format!("{text}{details}"))?;
+    let plot = plot::svg(&summary, &machine);
+    std::fs::write(results.join("plot.svg"), &plot)?;
+    println!("\n{text}{details}\nresults: {}", results.display());
+    if args.publish {
+        publish(&text, &plot)?;
+    }
+    Ok(())
+}
+
+/// Puts the results where readers of the project see them.
+fn publish(table: &str, plot: &str) -> Result<()> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = project.join("README.md");
+    let old = std::fs::read_to_string(&readme).context("cannot read README.md")?;
+    let shown = format!("![strait wireguard beside other implementations](docs/compare.svg)\n\n{table}");
+    let new = table::replaced(&old, &shown).context("README.md has no place for the table")?;
+    std::fs::write(readme, new)?;
+    std::fs::write(project.join("docs/compare.svg"), plot)?;
+    println!("published: README.md, docs/compare.svg");
     Ok(())
 }

@@ -122,8 +122,17 @@ pub(crate) fn markdown(summary: &Summary, drivers: &[Driver], plan: &Plan, machi
         .map(|driver| format!("{} {}", driver.name, driver.version))
         .collect();
     let _ = write!(text, " Versions: {}.\n\n{}", versions.join(", "), ratios(summary));
-    text += &details(summary);
     text
+}
+
+const BEGIN: &str = "<!-- compare: begin -->\n";
+const END: &str = "<!-- compare: end -->";
+
+/// A document with this table in the place of what stands between the marks.
+pub(crate) fn replaced(document: &str, table: &str) -> Option<String> {
+    let (before, rest) = document.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{table}{END}{after}"))
 }
 
 /// By how much ours is ahead.
@@ -163,7 +172,7 @@ fn ratios(summary: &Summary) -> String {
 }
 
 /// Every median, with the spread over the rounds.
-fn details(summary: &Summary) -> String {
+pub(crate) fn details(summary: &Summary) -> String {
     use crate::course::ALL;
     let mut text = String::from(
         "\n| | offloads | test | median | least – most | 99 of 100 below, or peak | driver CPU, s/GB or µs/packet |\n\
