@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use strait_gateway::datapath::PrivateKey;
+use ipnet::IpNet;
+use strait_gateway::datapath::{Engine, EngineConfig, PeerConfig, PrivateKey};
 use strait_linux::link::{Links, VethEnd};
 use strait_linux::mounts::{Cover, Mounts};
 use strait_linux::netns::Netns;
@@ -307,6 +310,44 @@ impl Side {
             .sum()
     }
 
+    pub(crate) fn add_address(&self, address: &str) {
+        Links::open_in(&self.namespace)
+            .unwrap()
+            .add_address(&self.name, address.parse().unwrap())
+            .unwrap();
+    }
+
+    /// A figure of its process's memory, in KiB.
+    pub(crate) fn memory(&self, what: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+        let number = line.trim_start_matches(':').trim_end_matches("kB");
+        number.trim().parse().unwrap()
+    }
+
+    /// Sends back what comes to a socket inside, as long as `work` takes.
+    pub(crate) fn echo(&self, work: impl FnOnce(SocketAddr)) {
+        let (socket, done) = (self.udp(), AtomicBool::new(false));
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut buffer = [0; 2000];
+                while !done.load(Ordering::SeqCst) {
+                    if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                        // What is lost is asked for again.
+                        let _: Result<usize, _> = socket.send_to(&buffer[..len], from);
+                    }
+                }
+            });
+            // Also where the work fails, or the thread would never end.
+            let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(socket.local_addr().unwrap())));
+            done.store(true, Ordering::SeqCst);
+            if let Err(panic) = worked {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+
     fn address(&self) -> IpAddr {
         Ipv4Addr::new(10, 98, 0, self.number as u8).into()
     }
@@ -330,6 +371,97 @@ impl Side {
         let mut buffer = [0; 64];
         let arrived = at.recv_from(&mut buffer);
         assert!(arrived.is_err(), "{} arrived", String::from_utf8_lossy(payload));
+    }
+}
+
+/// One of many peers of the first side, at the second side's end of the wire.
+pub(crate) struct FarPeer {
+    key: PrivateKey,
+    pub(crate) address: Ipv4Addr,
+}
+
+impl FarPeer {
+    pub(crate) fn new(number: u16) -> Self {
+        let [high, low] = number.to_be_bytes();
+        let mut key = [99; 32];
+        // Some bits of the first byte and the last are not the key's own.
+        key[1..3].copy_from_slice(&[high, low]);
+        Self {
+            key: PrivateKey::from_bytes(key),
+            address: Ipv4Addr::new(10, 99, high, low),
+        }
+    }
+
+    pub(crate) fn public(&self) -> String {
+        hex(&self.key.public().0)
+    }
+
+    /// Runs it in this process.
+    pub(crate) fn start(self, bed: &Bed, endpoint: &str) -> BusyPeer {
+        let config = EngineConfig {
+            listen_port: 0,
+            ..EngineConfig::new(self.key)
+        };
+        let socket = bed.ends[1].run(|| Engine::socket(&config).unwrap()).unwrap();
+        let (own, address) = (Netns::new().unwrap(), self.address);
+        let (engine, inner) = own
+            .run(move || {
+                let engine = Engine::start_on(&config, socket).unwrap();
+                engine
+                    .tun()
+                    .add_address(IpNet::new(address.into(), 8).unwrap())
+                    .unwrap();
+                (engine, UdpSocket::bind((address, 0)).unwrap())
+            })
+            .unwrap();
+        let refused = engine.set_peers(&[PeerConfig {
+            id: "hub".to_owned(),
+            public_key: PrivateKey::from_bytes([1; 32]).public(),
+            lane_keys: Vec::new(),
+            candidates: vec![endpoint.parse().unwrap()],
+            allowed: vec!["10.98.0.1/32".parse().unwrap()],
+            keepalive: None,
+            preshared: None,
+        }]);
+        assert_eq!(refused, []);
+        BusyPeer {
+            inner,
+            _engine: engine,
+            _own: own,
+        }
+    }
+}
+
+/// A peer that runs.
+pub(crate) struct BusyPeer {
+    inner: UdpSocket,
+    _engine: Engine,
+    _own: Netns,
+}
+
+impl BusyPeer {
+    pub(crate) fn send(&self, to: SocketAddr, payload: &[u8]) {
+        self.inner.send_to(payload, to).unwrap();
+    }
+
+    /// Sends until it comes back.
+    pub(crate) fn exchange(&self, to: SocketAddr, payload: &[u8]) {
+        self.inner
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let (mut buffer, start) = ([0; 2000], Instant::now());
+        let mut back = false;
+        while !back {
+            assert!(start.elapsed() < PATIENCE, "no answer");
+            self.send(to, payload);
+            // What was sent before comes back, too.
+            while let Ok(len) = self.inner.recv(&mut buffer) {
+                if buffer[..len] == *payload {
+                    back = true;
+                    break;
+                }
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod bed;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bed::{Bed, Driver, Side, exchange, key, public, until};
+use bed::{Bed, Driver, FarPeer, Side, exchange, key, public, until};
 
 /// Fails by panic; an error says why it was not tried.
 type Scenario = fn() -> Result<(), String>;
@@ -35,6 +35,7 @@ fn main() {
             killed_and_started_again,
         ),
         ("it_sleeps_while_nothing_is_due", idle),
+        ("many_peers_take_little_memory", many_peers),
         ("wireguard_go_is_understood", || interoperates("wireguard-go")),
         ("boringtun_is_understood", || interoperates("boringtun-cli")),
     ];
@@ -280,6 +281,59 @@ fn idle() -> Result<(), String> {
     std::thread::sleep(Duration::from_secs(2));
     let woke = a.waits() + b.waits() - before;
     assert!(woke <= 4, "two idle interfaces woke {woke} times in 2 s");
+    Ok(())
+}
+
+/// Peers that are configured, unless `STRAIT_PEERS` says another number; a tenth of them send and receive.
+const PEERS: u16 = 400;
+/// KiB of a process: a hundred MiB.
+const MEMORY: u64 = 100 << 10;
+
+fn many_peers() -> Result<(), String> {
+    let bed = Bed::new();
+    let a = bed.side(1, Driver::Strait);
+    a.add_address("10.99.255.254/16");
+    let count = std::env::var("STRAIT_PEERS").map_or(PEERS, |count| count.parse().unwrap());
+    let peers: Vec<FarPeer> = (1..=count).map(FarPeer::new).collect();
+    let mut request = format!("private_key={}\nlisten_port=5001\n", key(1));
+    for peer in &peers {
+        request += &format!("public_key={}\nallowed_ip={}/32\n", peer.public(), peer.address);
+    }
+    let begun = Instant::now();
+    a.set(&request);
+    let set = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(a.values("public_key").len(), usize::from(count));
+    let got = begun.elapsed();
+    let idle = a.memory("VmRSS");
+    let busy: Vec<_> = peers
+        .into_iter()
+        .take(usize::from(count / 10).max(1))
+        .map(|peer| peer.start(&bed, &a.underlay(5001)))
+        .collect();
+    a.echo(|target| {
+        for _ in 0..20 {
+            for peer in &busy {
+                peer.send(target, &[7; 1200]);
+            }
+        }
+        // Every one of them is answered.
+        for peer in &busy {
+            peer.exchange(target, b"well?");
+        }
+    });
+    let met = a.values("last_handshake_time_sec");
+    assert_eq!(
+        met.iter().filter(|time| *time != "0").count(),
+        busy.len(),
+        "peers that were met"
+    );
+    let (now, most) = (a.memory("VmRSS"), a.memory("VmHWM"));
+    println!(
+        "set in {set:.2?}, read in {got:.2?}; KiB: {idle} configured, {now} with {} busy, {most} at most",
+        busy.len()
+    );
+    assert!(most < MEMORY, "{most} KiB");
     Ok(())
 }
 
