@@ -275,7 +275,9 @@ async fn after_a_restored_backup_the_owners_word_counts_not_the_backups() {
 
     // While the broker is away it loses two exports, and the owner ends one that it lost and one that it has.
     broker.stop().await;
+    // Both have noticed: a restored store that counts its versions anew could else be taken for the old one.
     assert_eq!(blue.connected("False").await, "Unreachable");
+    assert_eq!(green.connected("False").await, "Unreachable");
     for name in ["ended.demo", "early.demo"] {
         blue.services()
             .delete(name, &DeleteParams::default())

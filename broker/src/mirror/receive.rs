@@ -317,14 +317,19 @@ impl Receiver<'_> {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Members first, then clusters, then the rest side by side: nobody is to see a record without what it
-    /// counts by.
+    /// Members first, then new clusters, then the rest side by side: nobody is to see a record without what it
+    /// counts by. Clusters that are there come last: a copy's marker says that all else was done.
     async fn apply(&mut self, changes: Vec<Change>) -> Result<(), BrokerError> {
-        let mut stages: [Vec<Change>; 3] = Default::default();
+        let mut stages: [Vec<Change>; 4] = Default::default();
+        let clusters = self.copies.get(&Kind::Cluster);
         for change in changes {
             let stage = match &change {
                 Change::PutMember(_) | Change::DeleteMember(_) => 0,
-                Change::Put { key, .. } if key.kind == Kind::Cluster => 1,
+                Change::Put { owner, key, .. } if key.kind == Kind::Cluster => {
+                    let copy = copy_name(owner, &key.name);
+                    let there = clusters.is_some_and(|index| index.get(&self.namespace, &copy).is_some());
+                    if there { 3 } else { 1 }
+                }
                 Change::Put { .. } | Change::Delete { .. } => 2,
             };
             stages[stage].push(change);
