@@ -469,8 +469,16 @@ fn flow(packet: &[u8]) -> Option<Flow> {
         first if first >> 4 == 6 => (8..40, packet[6], 40),
         _ => return None,
     };
-    let ports = packet.get(transport..transport + 4)?;
-    matches!(protocol, 6 | 17).then(|| (packet[addresses].to_vec(), protocol, ports.to_vec()))
+    let header = packet.get(transport..)?;
+    // What has no whole header the kernel drops, wherever it stands among others.
+    let whole = match protocol {
+        6 => header
+            .get(12)
+            .is_some_and(|offset| (20..=header.len()).contains(&(usize::from(offset >> 4) * 4))),
+        17 => header.len() >= 8,
+        _ => false,
+    };
+    whole.then(|| (packet[addresses].to_vec(), protocol, header[..4].to_vec()))
 }
 
 /// Without what may change: the identification where it means nothing, and the form of a zero checksum.
