@@ -82,11 +82,3 @@ async fn what_is_over_is_cleared_away() {
     .await;
     broker.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

@@ -424,11 +424,3 @@ async fn an_evicted_members_credentials_are_refused_at_once() {
     blue.stop().await;
     broker.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

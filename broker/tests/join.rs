@@ -560,11 +560,3 @@ async fn what_a_member_needs_is_made_again_where_it_was_taken_away() {
     blue.stop().await;
     broker.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

@@ -86,11 +86,3 @@ async fn one_replica_leads_and_the_other_takes_over_when_it_ends() {
     assert_eq!(leading.load(Ordering::SeqCst), 0);
     home.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

@@ -630,11 +630,3 @@ async fn a_member_that_leaves_or_is_evicted_is_gone_everywhere() {
     }
     broker.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

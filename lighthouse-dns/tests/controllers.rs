@@ -327,11 +327,3 @@ async fn a_namespace_that_comes_back_gets_its_imports_back() {
     assert_eq!(record.status.unwrap().conditions[0].reason, "Admitted");
     green.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

@@ -242,11 +242,3 @@ async fn a_change_is_on_disk_soon_after_it() {
     }
     panic!("changes are saved after {slowest:?} only");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_of_these_on_a_real_kube_apiserver() {
-    let this = "all_of_these_on_a_real_kube_apiserver";
-    strait_envtest::again(strait_envtest::On::Many, &[this])
-        .await
-        .unwrap();
-}

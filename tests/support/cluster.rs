@@ -1,5 +1,6 @@
 //! A cluster's API for tests of control planes: our server in this process, or in a rerun a real kube-apiserver
-//! (crate strait-envtest). Included by the tests of several crates, each of which is written once for both.
+//! (crate strait-envtest). Included by the tests of several crates, each of which is written once for both; the test
+//! that runs them again is here.
 
 use std::path::Path;
 
@@ -93,4 +94,14 @@ fn definitions() -> Vec<String> {
         .iter()
         .map(|crd| strait_api::crds::to_yaml(crd).unwrap())
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_these_on_a_real_kube_apiserver() {
+    let this = concat!(module_path!(), "::all_of_these_on_a_real_kube_apiserver");
+    // The harness names tests without their crate.
+    let (_, this) = this.split_once("::").unwrap();
+    strait_envtest::again(strait_envtest::On::Many, &[this])
+        .await
+        .unwrap();
 }
