@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Broker, Home, exported_service, gateway, until};
+use common::{Broker, Home, exported_service, gateway, joiner, until};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
@@ -16,7 +16,7 @@ use kube::{Client, Error};
 use serde_json::json;
 use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, JoinRequest, Member};
-use strait_broker::connection::{Bearer, Membership, Place, mint};
+use strait_broker::connection::{Bearer, Membership, mint};
 
 /// The HTTP status of a refusal; 200 if it was none.
 fn outcome<T>(result: Result<T, Error>) -> u16 {
@@ -338,11 +338,7 @@ async fn a_join_token_sees_its_own_request_and_nothing_else() {
     let green = Home::start("green", 2).await;
     green.join_at(&broker).await;
     let (token, other) = (broker.token(None).await, broker.token(None).await);
-    let place = Place {
-        url: token.url.clone(),
-        ca: token.ca.clone(),
-    };
-    let client = place.client(&Bearer::new(token.bearer.clone())).unwrap();
+    let client = joiner(&token);
     let requests: Api<JoinRequest> = namespaced(&client, names::BROKER_NAMESPACE);
     assert_eq!(outcome(requests.get(&token.request).await), 200);
     assert_eq!(outcome(requests.get(&other.request).await), 403);

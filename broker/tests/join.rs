@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Broker, Home, PATIENCE, until};
+use common::{Broker, Home, PATIENCE, joiner, until};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -16,7 +16,6 @@ use strait_api::names;
 use strait_api::records::{JoinRequest, JoinState, MemberState};
 use strait_broker::admin::{accept, delete_token, reject};
 use strait_broker::args::{AcceptArgs, RejectArgs};
-use strait_broker::connection::{Bearer, Place};
 use strait_broker::controllers::Controllers;
 use strait_broker::join::{Progress, join};
 use strait_core::admission::Settings;
@@ -33,17 +32,8 @@ async fn a_cluster_joins_once_both_sides_have_agreed() {
     let token = broker.token(None).await;
     assert_eq!(token.url, broker.url);
 
-    let (told, mut fingerprints) = tokio::sync::mpsc::unbounded_channel();
-    let (client, options, request) = (blue.client.clone(), blue.options(), token.request.clone());
-    let joining = tokio::spawn(async move {
-        join(&client, &token, &options, |p| {
-            if let Progress::Waiting { fingerprint, .. } = p {
-                told.send(fingerprint).unwrap();
-            }
-        })
-        .await
-    });
-    let shown = fingerprints.recv().await.unwrap();
+    let request = token.request.clone();
+    let (joining, shown) = blue.begin_to_join(&token).await;
     let pending = broker
         .request_where(&request, |r| {
             r.status
@@ -170,17 +160,7 @@ async fn a_joiner_that_gave_up_or_was_ended_goes_on_with_the_same_token() {
     // Ended while it waited.
     let green = Home::start("green", 2).await;
     let token = broker.token(None).await;
-    let (told, mut waits) = tokio::sync::mpsc::unbounded_channel();
-    let (client, options, ours) = (green.client.clone(), green.options(), token.clone());
-    let joining = tokio::spawn(async move {
-        join(&client, &ours, &options, |p| {
-            if let Progress::Waiting { fingerprint, .. } = p {
-                told.send(fingerprint).unwrap();
-            }
-        })
-        .await
-    });
-    let shown = waits.recv().await.unwrap();
+    let (joining, shown) = green.begin_to_join(&token).await;
     joining.abort();
     assert!(joining.await.unwrap_err().is_cancelled());
     broker.accept(&token.request).await;
@@ -351,12 +331,7 @@ async fn a_joiner_cannot_hold_its_request_back_from_deletion() {
     }
     let held = async || {
         let token = broker.token(Some("blue")).await;
-        let place = Place {
-            url: token.url.clone(),
-            ca: token.ca.clone(),
-        };
-        let joiner = place.client(&Bearer::new(token.bearer.clone())).unwrap();
-        let requests: Api<JoinRequest> = Api::namespaced(joiner, names::BROKER_NAMESPACE);
+        let requests: Api<JoinRequest> = Api::namespaced(joiner(&token), names::BROKER_NAMESPACE);
         let claim = json!({"clusterId": "blue", "uid": "u", "podCidrs": ["10.1.0.0/16"], "keyFingerprint": "SHA256:a"});
         let patch = json!({"metadata": {"finalizers": ["example.org/mine"]}, "spec": {"claim": claim}});
         requests
@@ -412,12 +387,7 @@ async fn a_joiner_cannot_grant_itself_anything() {
     let broker = Broker::start_idle(&data, None).await;
     let mut controllers = Controllers::new(broker.client.clone(), Settings::default());
     let token = broker.token(None).await;
-    let place = Place {
-        url: token.url.clone(),
-        ca: token.ca.clone(),
-    };
-    let joiner = place.client(&Bearer::new(token.bearer.clone())).unwrap();
-    let requests: Api<JoinRequest> = Api::namespaced(joiner, names::BROKER_NAMESPACE);
+    let requests: Api<JoinRequest> = Api::namespaced(joiner(&token), names::BROKER_NAMESPACE);
     let claim =
         json!({"clusterId": "blue", "uid": "u", "podCidrs": ["10.1.0.0/16"], "keyFingerprint": "SHA256:a"});
     let patch = async |p: serde_json::Value| {

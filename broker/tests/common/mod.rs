@@ -24,10 +24,10 @@ use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, JoinRequest, Member};
 use strait_broker::admin::{accept, create_token};
 use strait_broker::args::{AcceptArgs, ServeArgs, TokenCreateArgs};
-use strait_broker::connection::{Connection, Membership};
+use strait_broker::connection::{Bearer, Connection, Membership, Place};
 use strait_broker::controllers::Controllers;
 use strait_broker::error::BrokerError;
-use strait_broker::join::{JoinOptions, Joined, join};
+use strait_broker::join::{JoinOptions, Joined, Progress, join};
 use strait_broker::mirror;
 use strait_broker::serve::Standalone;
 use strait_broker::token::JoinToken;
@@ -70,6 +70,15 @@ pub fn rights(file: &str) -> String {
     let documents: Vec<&str> = text.split("\n---\n").filter(kept).collect();
     assert!(!documents.is_empty(), "{file} holds nothing");
     documents.join("\n---\n")
+}
+
+/// A client with a join token's identity.
+pub fn joiner(token: &JoinToken) -> Client {
+    let place = Place {
+        url: token.url.clone(),
+        ca: token.ca.clone(),
+    };
+    place.client(&Bearer::new(token.bearer.clone())).unwrap()
 }
 
 pub struct Broker {
@@ -296,6 +305,25 @@ impl Home {
 
     pub async fn join(&self, token: &JoinToken) -> Result<Joined, BrokerError> {
         join(&self.client, token, &self.options(), |_| {}).await
+    }
+
+    /// Begins to join; what it shows of its key once it waits.
+    pub async fn begin_to_join(
+        &self,
+        token: &JoinToken,
+    ) -> (JoinHandle<Result<Joined, BrokerError>>, String) {
+        let (told, mut fingerprints) = tokio::sync::mpsc::unbounded_channel();
+        let (client, token, options) = (self.client.clone(), token.clone(), self.options());
+        let joining = tokio::spawn(async move {
+            join(&client, &token, &options, |p| {
+                if let Progress::Waiting { fingerprint, .. } = p {
+                    told.send(fingerprint).unwrap();
+                }
+            })
+            .await
+        });
+        let shown = fingerprints.recv().await.unwrap();
+        (joining, shown)
     }
 
     /// Joins with a token made out to it.
