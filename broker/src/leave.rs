@@ -159,15 +159,7 @@ where
 
 async fn delete_members(local: &Client) -> Result<usize, BrokerError> {
     // On a cluster that is the broker as well these are the broker's own, not copies.
-    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(local.clone());
-    let broker = namespaces
-        .get_opt(names::BROKER_NAMESPACE)
-        .await
-        .map_err(BrokerError::api(format!(
-            "reading namespace {}",
-            names::BROKER_NAMESPACE
-        )))?;
-    if broker.is_some() {
+    if objects::is_broker(local).await? {
         return Ok(0);
     }
     delete_all::<Member>(&Api::all(local.clone())).await

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
 use strait_api::records::{Cluster, Member, MemberState};
 use strait_api::{ClusterId, names};
 use strait_core::admission;
@@ -88,9 +87,8 @@ async fn clear(client: &Client, id: &ClusterId) -> Result<(), BrokerError> {
             let held = !record.metadata.finalizers.unwrap_or_default().is_empty();
             let name = record.metadata.name.unwrap_or_default();
             if held {
-                // Of a member that is out nobody is left who would lift them.
-                let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-                found(records.patch(&name, &PatchParams::default(), &free).await)
+                objects::lift_finalizers(&records, &name)
+                    .await
                     .map_err(BrokerError::api(what.as_str()))?;
             }
             found(records.delete(&name, &DeleteParams::default()).await)

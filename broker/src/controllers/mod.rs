@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
@@ -23,7 +24,7 @@ use strait_api::names::{BROKER_NAMESPACE, MEMBER_NAMESPACE_PREFIX};
 use strait_api::records::{Cluster, JoinRequest, Member};
 use strait_core::admission::{Existing, MemberRanges, Settings};
 use strait_daemon::Shutdown;
-use strait_daemon::inputs::Pauses;
+use strait_daemon::inputs::{Input, Pauses};
 
 use crate::error::BrokerError;
 
@@ -106,25 +107,12 @@ impl Controllers {
         }
     }
 
-    fn changes(&self) -> futures::stream::BoxStream<'static, ()> {
-        let requests: Api<DeserializeGuard<JoinRequest>> =
-            Api::namespaced(self.client.clone(), BROKER_NAMESPACE);
-        let members: Api<DeserializeGuard<Member>> = Api::all(self.client.clone());
-        let clusters: Api<DeserializeGuard<Cluster>> = Api::all(self.client.clone());
-        let config = watcher::Config::default;
+    fn changes(&self) -> BoxStream<'static, ()> {
+        let client = || self.client.clone();
         futures::stream::select_all([
-            watcher(requests, config())
-                .backoff(Pauses::default())
-                .filter_map(woken)
-                .boxed(),
-            watcher(members, config())
-                .backoff(Pauses::default())
-                .filter_map(woken)
-                .boxed(),
-            watcher(clusters, config())
-                .backoff(Pauses::default())
-                .filter_map(woken)
-                .boxed(),
+            wakes::<JoinRequest>(Api::namespaced(client(), BROKER_NAMESPACE)),
+            wakes::<Member>(Api::all(client())),
+            wakes::<Cluster>(Api::all(client())),
         ])
         .boxed()
     }
@@ -168,6 +156,13 @@ impl Controllers {
     async fn fleet(&self) -> Result<Fleet, BrokerError> {
         fleet(&self.client).await
     }
+}
+
+fn wakes<K: Input>(api: Api<DeserializeGuard<K>>) -> BoxStream<'static, ()> {
+    watcher(api, watcher::Config::default())
+        .backoff(Pauses::default())
+        .filter_map(woken)
+        .boxed()
 }
 
 async fn woken<T>(event: Result<watcher::Event<T>, watcher::Error>) -> Option<()> {

@@ -160,15 +160,31 @@ pub(crate) async fn remove_request(client: &Client, name: &str) -> Result<(), Br
     let request = found(requests.get_metadata(name).await).map_err(BrokerError::api(what.as_str()))?;
     let finalizers = request.and_then(|r| r.metadata.finalizers).unwrap_or_default();
     if !finalizers.is_empty() {
-        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-        found(
-            requests
-                .patch_metadata(name, &PatchParams::default(), &free)
-                .await,
-        )
-        .map_err(BrokerError::api(what.as_str()))?;
+        lift_finalizers(&requests, name)
+            .await
+            .map_err(BrokerError::api(what.as_str()))?;
     }
     remove(&requests, name).await
+}
+
+/// Lifts an object's finalizers where nobody is left who would; it may be gone.
+pub(crate) async fn lift_finalizers<K>(api: &Api<K>, name: &str) -> Result<(), kube::Error>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    let lifted = api.patch_metadata(name, &PatchParams::default(), &free).await;
+    found(lifted).map(drop)
+}
+
+/// Whether this cluster is a broker, maybe among other things.
+pub(crate) async fn is_broker(client: &Client) -> Result<bool, BrokerError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let there = namespaces
+        .get_opt(BROKER_NAMESPACE)
+        .await
+        .map_err(BrokerError::api(format!("reading namespace {BROKER_NAMESPACE}")))?;
+    Ok(there.is_some())
 }
 
 /// Refuses a cluster that is no broker: what looks like a broker's record there is a member's copy.
@@ -176,34 +192,26 @@ pub(crate) async fn remove_request(client: &Client, name: &str) -> Result<(), Br
 /// # Errors
 /// If it is none.
 pub(crate) async fn must_be_broker(client: &Client, kubeconfig: Option<&Path>) -> Result<(), BrokerError> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    match namespaces.get_opt(BROKER_NAMESPACE).await {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(BrokerError::NoBroker(kubeconfig.map_or_else(
+    match is_broker(client).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(BrokerError::NoBroker(kubeconfig.map_or_else(
             || "this cluster".to_owned(),
             |file| format!("the cluster of kubeconfig {}", file.display()),
         ))),
         // Who may not look is told by the calls that follow what they may.
-        Err(e) if code(&e) == Some(403) => Ok(()),
-        Err(e) => Err(BrokerError::api(format!("reading namespace {BROKER_NAMESPACE}"))(
-            e,
-        )),
+        Err(e) if e.code() == Some(403) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
 /// The broker's own namespace and roles.
 pub(crate) async fn prepare(client: &Client) -> Result<(), BrokerError> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = Namespace {
-        metadata: meta(BROKER_NAMESPACE, None, &[]),
-        ..Namespace::default()
-    };
-    let there = namespaces
-        .get_opt(BROKER_NAMESPACE)
-        .await
-        .map_err(BrokerError::api(format!("reading namespace {BROKER_NAMESPACE}")))?;
-    if there.is_none() {
-        ensure(&namespaces, &namespace).await?;
+    if !is_broker(client).await? {
+        let namespace = Namespace {
+            metadata: meta(BROKER_NAMESPACE, None, &[]),
+            ..Namespace::default()
+        };
+        ensure(&Api::all(client.clone()), &namespace).await?;
     }
     let roles: Api<ClusterRole> = Api::all(client.clone());
     for role in cluster_roles() {
