@@ -1,13 +1,12 @@
 //! `strait plan`: what the route agent would change on this node.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use strait_core::kernel::{ForeignRefusal, Plan};
-use strait_daemon::{Inputs, Shutdown, client};
+use strait_daemon::{Inputs, Shutdown, client, stdout};
 use strait_linux::Kernel;
 
 use crate::agent::STATE;
@@ -39,16 +38,12 @@ async fn print(args: PlanArgs) -> anyhow::Result<ExitCode> {
     for refusal in &refusals {
         eprintln!("note: {refusal}");
     }
-    let mut out = std::io::stdout().lock();
     match args.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &plan)?;
-            writeln!(out)?;
-        }
+        Output::Json => stdout::print(&serde_json::to_string_pretty(&plan)?)?,
+        Output::Text if plan.ops.is_empty() => {}
         Output::Text => {
-            for op in &plan.ops {
-                writeln!(out, "{op}")?;
-            }
+            let ops: Vec<String> = plan.ops.iter().map(ToString::to_string).collect();
+            stdout::print(&ops.join("\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
