@@ -19,6 +19,7 @@ mod firewall;
 #[doc(hidden)]
 pub mod fuzz;
 mod handover;
+mod interrupt;
 mod leaks;
 mod line;
 mod manifests;

@@ -10,13 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::clock;
 use crate::dir::LabDir;
+use crate::interrupt::INTERRUPTED;
 use crate::topology::Shape;
 use crate::{start, status};
 
 /// Silence after which it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Exit codes of a program that a signal ended.
-const INTERRUPTED: u8 = 130;
+/// Exit code of a program that SIGTERM ended.
 const TERMINATED: u8 = 143;
 
 /// Makes a lab; an exit code where that was interrupted, which leaves nothing.

@@ -11,15 +11,14 @@ mod report;
 mod run;
 
 use std::process::ExitCode;
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use strait_daemon::stdout;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Output;
 use crate::dir::LabDir;
+use crate::interrupt::{INTERRUPTED, unless_interrupted};
 use crate::start::{self, Tether};
 use crate::status;
 use crate::topology::{Families, Shape};
@@ -52,9 +51,6 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 /// Measures, and leaves the lab as it was.
 pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
     let named = args.lab.as_deref().filter(|name| !name.is_empty());
@@ -66,29 +62,8 @@ pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
     } else {
         LabDir::of(&format!("benchmark-{}", std::process::id()))?
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let (done, told) = tokio::sync::oneshot::channel();
-        let (lab, work) = (dir.clone(), args.clone());
-        thread::Builder::new()
-            .name("benchmark".to_owned())
-            .spawn(move || {
-                // The receiver is gone only if the process is about to end.
-                let _ = done.send(measure(&lab, stands, &work));
-            })?;
-        anyhow::Ok(tokio::select! {
-            biased;
-            _ = interrupt.recv() => None,
-            _ = terminate.recv() => None,
-            _ = hangup.recv() => None,
-            told = told => Some(told.map_err(|_| anyhow!("the benchmark panicked"))?),
-        })
-    });
+    let (lab, work) = (dir.clone(), args.clone());
+    let ended = unless_interrupted("benchmark", move || measure(&lab, stands, &work));
     let cleared = if stands {
         course::clear(&dir)
     } else {

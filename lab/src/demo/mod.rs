@@ -5,15 +5,14 @@ mod report;
 mod story;
 
 use std::process::ExitCode;
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use strait_daemon::stdout;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{ConfigArg, FamilyArgs, Output};
 use crate::dir::LabDir;
+use crate::interrupt::{INTERRUPTED, unless_interrupted};
 use crate::topology::Shape;
 use crate::{config, start, status};
 use place::Places;
@@ -32,9 +31,6 @@ pub(crate) struct DemoArgs {
     output: Output,
 }
 
-/// Exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 /// Runs the demonstration. Whatever happens, nothing of it is left.
 pub(crate) fn run(name: Option<&str>, args: &DemoArgs) -> Result<ExitCode> {
     // Of itself it has a name of its own: it stands beside any lab, and beside other demonstrations.
@@ -47,30 +43,10 @@ pub(crate) fn run(name: Option<&str>, args: &DemoArgs) -> Result<ExitCode> {
         None => Shape::uniform(2, 2, 1, args.families.families()),
     };
     let places = Places::of(&shape)?;
-    let told = {
-        let mut story = Story::new(dir.clone(), shape, places, args.output);
-        let (done, wait) = tokio::sync::oneshot::channel();
-        thread::Builder::new().name("demo".to_owned()).spawn(move || {
-            let outcome = story.run();
-            // The receiver is gone only if the process is about to end.
-            let _ = done.send((story, outcome));
-        })?;
-        wait
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        anyhow::Ok(tokio::select! {
-            biased;
-            _ = interrupt.recv() => None,
-            _ = terminate.recv() => None,
-            _ = hangup.recv() => None,
-            told = told => Some(told.map_err(|_| anyhow!("the demonstration panicked"))?),
-        })
+    let mut story = Story::new(dir.clone(), shape, places, args.output);
+    let ended = unless_interrupted("demonstration", move || {
+        let outcome = story.run();
+        (story, outcome)
     });
     let down = start::down_own(&dir).context("cannot take the lab down");
     match ended? {
