@@ -119,6 +119,13 @@ fn not_started(error: &io::Error) -> ExitCode {
     })
 }
 
+/// This program, run in a place of the lab by a process of its own; what it is to do there is to be added.
+pub(crate) fn strait_in(dir: &LabDir, place: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
+    command.args(["lab", "--name", dir.name(), "exec", place, "--", "strait"]);
+    Ok(command)
+}
+
 /// Runs a command in a place of the lab and passes its exit code on.
 pub(crate) fn exec(dir: &LabDir, place: &str, argv: &[OsString]) -> Result<ExitCode> {
     let here = std::env::current_dir().ok();

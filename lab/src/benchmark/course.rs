@@ -13,13 +13,13 @@ use strait_gateway::datapath::PrivateKey;
 use super::cpu::Moment;
 use super::place::{Places, Side, endpoint};
 use super::report::{Bare, Cpu, Latency, Measured, PING_PATIENCE, Pods, Report, Share};
-use super::run::{Engine, Taker, Tool};
+use super::run::{Engine, Taker};
 use crate::args::clock;
 use crate::control::{self, PodRequest, Request, Response};
 use crate::dir::LabDir;
 use crate::objects;
 use crate::status;
-use crate::tool::{Datagrams, EngineSpec, Hop, Pinged, Streamed};
+use crate::tool::{Datagrams, EngineSpec, Errand, Hop, Pinged, Streamed};
 use crate::wait::until_blocking;
 
 /// Where loads are taken.
@@ -174,7 +174,7 @@ impl Course {
         self.say("the hops, and the round trip to each");
         let target = pods.target.to_string();
         let path: Vec<Hop> =
-            Tool::start(&self.dir, pods.place, &["trace", &target, "--timeout", "1"])?.result()?;
+            Errand::start(&self.dir, pods.place, &["trace", &target, "--timeout", "1"])?.result()?;
         let together = |one: (Streamed, Cpu), eight: Streamed, small: Datagrams, idle, loaded| Measured {
             tcp_1_bits_per_second: one.0.bits_per_second,
             tcp_8_bits_per_second: eight.bits_per_second,
@@ -198,7 +198,7 @@ impl Course {
     fn ready(&self, path: &Path<'_>, what: &str) -> Result<()> {
         let server = SocketAddr::new(path.target, LOADS).to_string();
         until_blocking(what, PATIENCE, || {
-            Tool::start(&self.dir, path.place, &["streams", &server, "--duration", "0.05"])?
+            Errand::start(&self.dir, path.place, &["streams", &server, "--duration", "0.05"])?
                 .result::<Streamed>()
         })
         .map(drop)
@@ -208,7 +208,7 @@ impl Course {
         self.start_streams(path, flows, rate, self.seconds)?.result()
     }
 
-    fn start_streams(&self, path: &Path<'_>, flows: u16, rate: Option<f64>, seconds: f64) -> Result<Tool> {
+    fn start_streams(&self, path: &Path<'_>, flows: u16, rate: Option<f64>, seconds: f64) -> Result<Errand> {
         let server = SocketAddr::new(path.target, LOADS).to_string();
         let (flows, seconds) = (flows.to_string(), seconds.to_string());
         let mut arguments = vec!["streams", &server, "--flows", &flows, "--duration", &seconds];
@@ -216,7 +216,7 @@ impl Course {
         if let Some(rate) = &rate {
             arguments.extend(["--rate", rate]);
         }
-        Tool::start(&self.dir, path.place, &arguments)
+        Errand::start(&self.dir, path.place, &arguments)
     }
 
     /// One flow, and who works for it.
@@ -257,7 +257,7 @@ impl Course {
         let server = SocketAddr::new(path.target, LOADS).to_string();
         let seconds = self.seconds.to_string();
         let arguments = ["datagrams", &server, "--size", SMALL, "--duration", &seconds];
-        Tool::start(&self.dir, path.place, &arguments)?.result()
+        Errand::start(&self.dir, path.place, &arguments)?.result()
     }
 
     fn pings(&self, path: &Path<'_>) -> Result<Latency> {
@@ -276,7 +276,7 @@ impl Course {
             "--timeout",
             &patience,
         ];
-        let pinged: Pinged = Tool::start(&self.dir, path.place, &arguments)?.result()?;
+        let pinged: Pinged = Errand::start(&self.dir, path.place, &arguments)?.result()?;
         Latency::of(&pinged)
     }
 

@@ -1,8 +1,8 @@
 //! `strait benchmark`: what two clusters of a lab carry from pod to pod, beside what the bare data path carries
 //! between the same two gateways, and where time and CPU go.
 //!
-//! [`place`] says between whom, [`course`] is the order of things, [`run`](mod@run) starts what measures in pods and on
-//! nodes, [`cpu`] counts who works meanwhile, [`report`] is what comes out.
+//! [`place`] says between whom, [`course`] is the order of things, [`run`](mod@run) starts what stands on nodes,
+//! [`cpu`] counts who works meanwhile, [`report`] is what comes out.
 
 mod course;
 mod cpu;

@@ -1,70 +1,14 @@
-//! What measures, in pods and on nodes.
+//! What stands on nodes while a benchmark measures: takers of loads, and the bare data path.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde::de::DeserializeOwned;
 
 use super::cpu;
 use crate::dir::LabDir;
-use crate::tool::EngineSpec;
-
-/// A tool at work somewhere in the lab.
-pub(super) struct Tool {
-    child: Child,
-    place: String,
-}
-
-/// One of the lab's tools, as `lab exec` runs it.
-fn command(dir: &LabDir, place: &str, arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program's file")?);
-    command
-        .args([
-            "lab",
-            "--name",
-            dir.name(),
-            "exec",
-            place,
-            "--",
-            "strait",
-            "lab-tool",
-        ])
-        .args(arguments)
-        // Ctrl-C is for the benchmark, which takes all down; what comes of that is no failure.
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    Ok(command)
-}
-
-impl Tool {
-    pub(super) fn start(dir: &LabDir, place: &str, arguments: &[&str]) -> Result<Self> {
-        let child = command(dir, place, arguments)?
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot run a command in {place}"))?;
-        Ok(Self {
-            child,
-            place: place.to_owned(),
-        })
-    }
-
-    /// What it says in the end.
-    pub(super) fn result<T: DeserializeOwned>(self) -> Result<T> {
-        let output = self
-            .child
-            .wait_with_output()
-            .context("cannot wait for a command")?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}: {}", self.place, said.trim().trim_start_matches("strait: "));
-        }
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{} said something else", self.place))
-    }
-}
+use crate::tool::{EngineSpec, errand};
 
 /// A process in the lab that ends with its value, or with this process: it is held by its standard input, as ending
 /// `lab exec` would leave what that runs.
@@ -78,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Held {
     fn start(dir: &LabDir, place: &str, arguments: &[&str]) -> Result<Self> {
-        let mut child = command(dir, place, arguments)?
+        let mut child = errand::command(dir, place, arguments)?
             .stdin(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run a command in {place}"))?;
@@ -142,11 +86,11 @@ impl Engine {
         let mut first = String::new();
         BufReader::new(held.child.stdout.take().context("no standard output")?).read_line(&mut first)?;
         if first.is_empty() {
-            let mut said = String::new();
+            let mut said = Vec::new();
             if let Some(mut errors) = held.child.stderr.take() {
-                errors.read_to_string(&mut said)?;
+                errors.read_to_end(&mut said)?;
             }
-            bail!("{place}: {}", said.trim().trim_start_matches("strait: "));
+            bail!("{place}: {}", errand::complaint(&said));
         }
         let process = cpu::descendant(held.child.id(), "engine");
         Ok(Self {

@@ -1,8 +1,6 @@
 //! The steps of the demonstration.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -20,7 +18,7 @@ use crate::control::{self, PodRequest, Request, Response};
 use crate::dir::LabDir;
 use crate::objects::{self, apply};
 use crate::start::{self, Tether};
-use crate::tool::{Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
+use crate::tool::{Errand, Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
 use crate::topology::Shape;
 use crate::wait::until_blocking;
 
@@ -282,30 +280,10 @@ impl Story {
         }
     }
 
-    /// Runs a tool in the client's pod, the way `lab exec` does.
+    /// Runs a tool in the client's pod.
     fn in_client<T: DeserializeOwned>(&self, args: &[impl AsRef<str>]) -> Result<T> {
-        let output = Command::new(std::env::current_exe()?)
-            .args([
-                "lab",
-                "--name",
-                self.dir.name(),
-                "exec",
-                &format!("{}/client", self.places.client.cluster),
-                "--",
-                "strait",
-                "lab-tool",
-            ])
-            .args(args.iter().map(AsRef::as_ref))
-            // Ctrl-C is for the demonstration, which takes all down; what comes of that is no failure.
-            .process_group(0)
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run a command in the client's pod")?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}", said.trim().trim_start_matches("strait: "));
-        }
-        serde_json::from_slice(&output.stdout).context("the client's pod said something else")
+        let place = format!("{}/client", self.places.client.cluster);
+        Errand::start(&self.dir, &place, args)?.result()
     }
 }
 

@@ -17,7 +17,7 @@ mod objects;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -26,6 +26,7 @@ use strait_daemon::stdout;
 
 use crate::control::{self, LabStatus, Request, Response};
 use crate::dir::{LabDir, LabFile};
+use crate::enter;
 use archive::Archive;
 
 /// Makes the archive and prints its name.
@@ -170,8 +171,7 @@ impl Snapshot<'_> {
 
     /// What this program prints when it is run in a place of the lab.
     fn said(&mut self, path: &str, place: &str, args: &[&str]) -> Result<()> {
-        let output = Command::new(std::env::current_exe()?)
-            .args(["lab", "--name", self.dir.name(), "exec", place, "--", "strait"])
+        let output = enter::strait_in(self.dir, place)?
             .args(args)
             .stdin(Stdio::null())
             .output()

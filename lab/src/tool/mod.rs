@@ -4,6 +4,7 @@
 
 mod client;
 mod engine;
+pub(crate) mod errand;
 mod icmp;
 mod load;
 mod noise;
@@ -21,6 +22,7 @@ use strait_daemon::stdout;
 
 pub(crate) use client::{Fetched, Sent, metrics};
 pub(crate) use engine::EngineSpec;
+pub(crate) use errand::Errand;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use icmp::read_both as icmp_answers;
 pub(crate) use icmp::{Hop, Pinged};
