@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use strait_daemon::stdout;
 
-use crate::control::{self, PodRequest, Request, Response};
+use crate::control::{self, PodRequest};
 use crate::demo::{self, DemoArgs};
 use crate::dir::{self, LabDir};
 use crate::topology::{Families, Shape};
@@ -227,7 +227,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     format!("the pod {cluster}/{pod} to answer on port {}", ports.join(", "))
                 }
             };
-            let request = Request::RunPod(PodRequest {
+            let request = PodRequest {
                 cluster: cluster.to_owned(),
                 node: node.to_owned(),
                 namespace,
@@ -235,20 +235,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 labels: labels.into_iter().collect(),
                 ports: port,
                 argv: command,
-            });
-            let answer = up::saying(&waits, || control::ask(&dir, &request))?;
-            if let Response::Pod { addresses, note } = answer {
-                let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                stdout::print(&lines.join("\n"))?;
-                note.iter().for_each(|note| status::say(note));
-            }
+            };
+            let started = up::saying(&waits, || control::run_pod(&dir, request))?;
+            let lines: Vec<String> = started.addresses.iter().map(ToString::to_string).collect();
+            stdout::print(&lines.join("\n"))?;
+            started.note.iter().for_each(|note| status::say(note));
             Ok(ExitCode::SUCCESS)
         }
         Command::Kubeconfig { cluster, path } => status::kubeconfig(&dir, &cluster, path),
         Command::Logs { process, follow } => status::logs(&dir, &process, follow),
         Command::Kill { process, signal } => {
             dir.running()?;
-            control::ask(&dir, &Request::Kill { process, signal })?;
+            control::kill(&dir, process, signal)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Snapshot { output, force } => snapshot::run(&dir, output, force),

@@ -50,16 +50,19 @@ pub(crate) enum Response {
     /// To [`Request::Status`].
     Status(Box<LabStatus>),
     /// To [`Request::RunPod`].
-    Pod {
-        /// Its addresses.
-        addresses: Vec<IpAddr>,
-        /// Something that whoever started it will want to know.
-        note: Option<String>,
-    },
+    Pod(StartedPod),
     /// To [`Request::Kill`].
     Done,
     /// To anything.
     Error(String),
+}
+
+/// A pod that was started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StartedPod {
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Something that whoever started it will want to know.
+    pub(crate) note: Option<String>,
 }
 
 /// How a lab is.
@@ -82,8 +85,36 @@ pub(crate) struct PodStatus {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// How a lab is.
+pub(crate) fn status(dir: &LabDir) -> Result<LabStatus> {
+    match ask(dir, &Request::Status)? {
+        Response::Status(status) => Ok(*status),
+        _ => Err(strange()),
+    }
+}
+
+/// Starts a pod and waits until it is ready.
+pub(crate) fn run_pod(dir: &LabDir, pod: PodRequest) -> Result<StartedPod> {
+    match ask(dir, &Request::RunPod(pod))? {
+        Response::Pod(started) => Ok(started),
+        _ => Err(strange()),
+    }
+}
+
+/// Sends a signal, by its number, to a process.
+pub(crate) fn kill(dir: &LabDir, process: String, signal: i32) -> Result<()> {
+    match ask(dir, &Request::Kill { process, signal })? {
+        Response::Done => Ok(()),
+        _ => Err(strange()),
+    }
+}
+
+fn strange() -> anyhow::Error {
+    anyhow!("the supervisor answered something else")
+}
+
 /// Asks the lab's supervisor.
-pub(crate) fn ask(dir: &LabDir, request: &Request) -> Result<Response> {
+fn ask(dir: &LabDir, request: &Request) -> Result<Response> {
     let path = dir.control_socket();
     let unreachable = || format!("the supervisor of the lab {:?} cannot be reached", dir.name());
     let mut socket = UnixStream::connect(&path).with_context(unreachable)?;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use strait_daemon::stdout;
 
 use crate::args::Output;
-use crate::control::{self, LabStatus, Request, Response};
+use crate::control::{self, LabStatus};
 use crate::dir::{self, LabDir};
 
 /// How often a log is looked at.
@@ -24,9 +24,7 @@ const FOLLOW: Duration = Duration::from_millis(200);
 /// Prints how the lab is.
 pub(crate) fn print(dir: &LabDir, output: Output) -> Result<ExitCode> {
     dir.running()?;
-    let Response::Status(status) = control::ask(dir, &Request::Status)? else {
-        bail!("the supervisor answered something else");
-    };
+    let status = control::status(dir)?;
     match output {
         Output::Json => stdout::print(&serde_json::to_string_pretty(&status)?)?,
         Output::Text => stdout::print(&text(&status))?,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -15,7 +15,7 @@ use super::place::{Places, Side, endpoint};
 use super::report::{Bare, Cpu, Latency, Measured, PING_PATIENCE, Pods, Report, Share};
 use super::run::{Engine, Taker};
 use crate::args::clock;
-use crate::control::{self, PodRequest, Request, Response};
+use crate::control::{self, PodRequest};
 use crate::dir::LabDir;
 use crate::objects;
 use crate::status;
@@ -329,7 +329,7 @@ impl Course {
             argv.extend(["strait", "lab-tool", "take-loads", "--port"].map(str::to_owned));
             argv.push(LOADS.to_string());
         }
-        let request = Request::RunPod(PodRequest {
+        let request = PodRequest {
             cluster: side.cluster.clone(),
             node: side.node.clone(),
             namespace: NAMESPACE.to_owned(),
@@ -337,11 +337,8 @@ impl Course {
             labels: [(LABEL.to_owned(), label())].into(),
             ports: if serves { vec![LOADS] } else { Vec::new() },
             argv,
-        });
-        match control::ask(&self.dir, &request)? {
-            Response::Pod { addresses, .. } => Ok(addresses),
-            _ => bail!("the supervisor answered something else"),
-        }
+        };
+        Ok(control::run_pod(&self.dir, request)?.addresses)
     }
 }
 
@@ -366,10 +363,8 @@ pub(super) fn clear(dir: &LabDir) -> Result<()> {
     }
     let name = label();
     until_blocking("the end of the benchmark's pods", PATIENCE, || {
-        let Response::Status(status) = control::ask(dir, &Request::Status)? else {
-            bail!("the supervisor answered something else");
-        };
-        let left = status.pods.iter().find(|pod| pod.name == name);
+        let pods = control::status(dir)?.pods;
+        let left = pods.iter().find(|pod| pod.name == name);
         ensure!(left.is_none(), "a pod of it still runs");
         Ok(())
     })

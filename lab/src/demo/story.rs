@@ -14,7 +14,7 @@ use strait_daemon::stdout;
 
 use super::place::{Places, Side};
 use crate::args::Output;
-use crate::control::{self, PodRequest, Request, Response};
+use crate::control::{self, PodRequest};
 use crate::dir::LabDir;
 use crate::objects::{self, apply};
 use crate::start::{self, Tether};
@@ -265,7 +265,7 @@ impl Story {
             let serve = ["strait", "lab-tool", "serve", "--port", &port, "--sink", &sink];
             argv.extend(serve.map(str::to_owned));
         }
-        let request = Request::RunPod(PodRequest {
+        let request = PodRequest {
             cluster: side.cluster.clone(),
             node: side.worker.clone(),
             namespace: "demo".to_owned(),
@@ -273,11 +273,9 @@ impl Story {
             labels: [("app".to_owned(), name.to_owned())].into(),
             ports: ports.to_vec(),
             argv,
-        });
-        match control::ask(&self.dir, &request)? {
-            Response::Pod { addresses, .. } => Ok(self.places.usable(addresses)),
-            _ => bail!("the supervisor answered something else"),
-        }
+        };
+        let started = control::run_pod(&self.dir, request)?;
+        Ok(self.places.usable(started.addresses))
     }
 
     /// Runs a tool in the client's pod.

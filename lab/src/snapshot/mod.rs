@@ -24,7 +24,7 @@ use serde_json::json;
 use strait_daemon::errors::sentence;
 use strait_daemon::stdout;
 
-use crate::control::{self, LabStatus, Request, Response};
+use crate::control::{self, LabStatus};
 use crate::dir::{LabDir, LabFile};
 use crate::enter;
 use archive::Archive;
@@ -137,12 +137,8 @@ impl Snapshot<'_> {
         for place in file.namespaces.keys() {
             self.said(&format!("kernel/{place}.txt"), place, &["lab-tool", "inspect"])?;
         }
-        let status = match control::ask(self.dir, &Request::Status) {
-            Ok(Response::Status(status)) => status,
-            Ok(_) => {
-                self.lacks("status.json", "the supervisor answered something else");
-                return Ok(());
-            }
+        let status = match control::status(self.dir) {
+            Ok(status) => status,
             Err(error) => {
                 self.lacks("status.json", &sentence(error.as_ref()));
                 return Ok(());

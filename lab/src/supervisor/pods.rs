@@ -17,7 +17,7 @@ use strait_linux::netns::Netns;
 
 use super::Lab;
 use super::readiness::{PodState, set_pod_status};
-use crate::control::{PodRequest, PodStatus, Response};
+use crate::control::{PodRequest, PodStatus, StartedPod};
 use crate::objects::apply;
 use crate::podfiles;
 use crate::processes::Spec;
@@ -197,7 +197,7 @@ impl Lab {
     }
 
     /// Starts a pod and waits until it is ready.
-    pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<Response> {
+    pub(super) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<StartedPod> {
         let client = self.client(&request.cluster)?;
         check_name("pod", &request.name)?;
         check_name("namespace", &request.namespace)?;
@@ -221,7 +221,7 @@ impl Lab {
         let note = self.ended(&place).map(|end| {
             format!("note: the command of the pod {place} has ended ({end}) and is started again, as in a cluster; `strait lab logs {place}` shows what it said")
         });
-        Ok(Response::Pod { addresses, note })
+        Ok(StartedPod { addresses, note })
     }
 
     /// How a pod's process ended last, where it did.

@@ -64,7 +64,7 @@ async fn answer(lab: &Arc<Lab>, request: Request) -> Result<Response> {
                     .context("this program's path is no text")?
                     .to_owned();
             }
-            lab.run_pod(pod).await
+            Ok(Response::Pod(lab.run_pod(pod).await?))
         }
         Request::Kill { process, signal } => {
             let signal = Signal::from_named_raw(signal)
