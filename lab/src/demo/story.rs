@@ -339,18 +339,8 @@ async fn dns_server(client: &Client, v4: bool) -> Result<SocketAddr> {
 fn complaints(dir: &LabDir) -> Vec<String> {
     const EACH: usize = 4;
     let mut lines = Vec::new();
-    let Ok(logs) = std::fs::read_dir(dir.path().join("logs")) else {
-        return lines;
-    };
-    let mut logs: Vec<_> = logs.filter_map(|e| Some(e.ok()?.path())).collect();
-    logs.sort();
-    for log in logs {
-        let name = log
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .replace('_', "/");
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
+    for name in dir.logged() {
+        let text = std::fs::read_to_string(dir.log(&name)).unwrap_or_default();
         let bad: Vec<&str> = text
             .lines()
             .filter(|l| {
