@@ -44,13 +44,7 @@ impl Places {
 
     /// Of a pod's addresses, those that both sides can use.
     pub(super) fn usable(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-        let speaks = |ip: &IpAddr| {
-            if ip.is_ipv4() {
-                self.families.v4()
-            } else {
-                self.families.v6()
-            }
-        };
+        let speaks = |ip: &IpAddr| self.families.speaks(*ip);
         addresses.into_iter().filter(speaks).collect()
     }
 }

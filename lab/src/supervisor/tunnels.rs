@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::Lab;
 use super::kubelet::Daemon;
-use crate::tool::metrics;
+use crate::tool::{any_like, metrics};
 use crate::topology::{Cluster, Nat, Topology};
 
 /// How long tunnels and routes may take once all daemons are ready.
@@ -110,7 +110,7 @@ impl Lab {
                 .pod_cidrs
                 .iter()
                 .map(ipnet::IpNet::addr)
-                .filter(|ip| speaks(here, *ip))
+                .filter(|ip| here.families().speaks(*ip))
                 .collect();
             for node in &here.nodes {
                 let own = node.ips();
@@ -162,24 +162,11 @@ fn gateway(daemon: &Daemon) -> Option<(Gateway, SocketAddr)> {
 /// Whether the kernel leads to this address by the overlay or a tunnel: from there it would speak with an
 /// address that is none of the node's segment. Nothing is sent.
 fn is_overlay(to: IpAddr, own: &[IpAddr]) -> bool {
-    let any: IpAddr = if to.is_ipv4() {
-        std::net::Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        std::net::Ipv6Addr::UNSPECIFIED.into()
-    };
-    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+    let from = UdpSocket::bind((any_like(to), 0)).and_then(|socket| {
         socket.connect((to, 9))?;
         socket.local_addr()
     });
     from.is_ok_and(|from| !own.contains(&from.ip()))
-}
-
-fn speaks(cluster: &Cluster, ip: IpAddr) -> bool {
-    if ip.is_ipv4() {
-        cluster.families().v4()
-    } else {
-        cluster.families().v6()
-    }
 }
 
 /// The peers to which all tunnels are up, by a gateway's metrics.

@@ -32,6 +32,14 @@ pub(crate) struct Sent {
     pub(crate) mbps: f64,
 }
 
+/// The address that is any of one's own, in the family of another one.
+pub(crate) fn any_like(other: IpAddr) -> IpAddr {
+    match other {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 pub(super) fn connect(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     if let Some(source) = source {
@@ -127,8 +135,7 @@ pub(crate) fn metrics(listen: SocketAddr) -> Result<String> {
 /// Says something over UDP, again every 200 ms until it is answered: a datagram may be lost.
 pub(super) fn udp(server: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> Result<Fetched> {
     let started = Instant::now();
-    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let local = source.map_or_else(|| any.parse(), |ip| Ok(SocketAddr::new(ip, 0)))?;
+    let local = SocketAddr::new(source.unwrap_or(any_like(server.ip())), 0);
     let socket = UdpSocket::bind(local).with_context(|| format!("cannot speak from {local}"))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;

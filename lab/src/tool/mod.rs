@@ -20,7 +20,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use strait_daemon::stdout;
 
-pub(crate) use client::{Fetched, Sent, metrics};
+pub(crate) use client::{Fetched, Sent, any_like, metrics};
 pub(crate) use engine::EngineSpec;
 pub(crate) use errand::Errand;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,9 +1,11 @@
 //! Datagrams that mean nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+
+use super::client::any_like;
 
 /// What was sent.
 #[derive(Debug, Clone, Serialize)]
@@ -17,12 +19,7 @@ const LARGEST: usize = 1452;
 /// Sends `count` datagrams of random length and content; every other one begins like a WireGuard message
 /// (types 1 to 4), so that it gets past the first look.
 pub(super) fn noise(target: SocketAddr, count: u32) -> Result<Noise> {
-    let any: IpAddr = if target.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0)).context("cannot open a socket")?;
+    let socket = UdpSocket::bind((any_like(target.ip()), 0)).context("cannot open a socket")?;
     let mut buffer = [0u8; LARGEST];
     for n in 0..count {
         getrandom::fill(&mut buffer).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;

@@ -115,8 +115,7 @@ impl Lan {
 
     /// URL of the API server for those who speak these families.
     pub fn api_url_for(&self, families: Families) -> String {
-        let speaks = |a: &&SocketAddr| if a.is_ipv4() { families.v4() } else { families.v6() };
-        url(self.api_servers().iter().find(speaks))
+        url(self.api_servers().iter().find(|a| families.speaks(a.ip())))
     }
 }
 

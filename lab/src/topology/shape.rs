@@ -1,5 +1,7 @@
 //! What a lab is to be.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,11 @@ impl Families {
     /// Whether IPv6 is spoken.
     pub fn v6(self) -> bool {
         self != Self::V4
+    }
+
+    /// Whether it is spoken to this address.
+    pub fn speaks(self, ip: IpAddr) -> bool {
+        if ip.is_ipv4() { self.v4() } else { self.v6() }
     }
 
     /// What both speak, if anything.
