@@ -75,7 +75,7 @@ impl Course {
         status::say(&format!("{}  {step}", clock(self.started)));
     }
 
-    pub(super) fn run(&mut self, from: Option<&str>, to: Option<&str>) -> Result<Report> {
+    pub(super) fn run(&self, from: Option<&str>, to: Option<&str>) -> Result<Report> {
         let file = self.dir.running()?;
         let places = Places::of(&file.topology, from, to)?;
         self.say(&format!(
@@ -145,7 +145,7 @@ impl Course {
         })
     }
 
-    /// Every test, on one path and then on the other, so that a busy moment of the machine hits both.
+    /// Every test on both paths.
     fn both(
         &self,
         pods: &Path<'_>,
@@ -154,44 +154,46 @@ impl Course {
         if let Some(bare) = bare {
             self.ready(bare, "the other gateway through the bare data path")?;
         }
-        let on_both = |what: &str| self.say(&format!("{what} (pod to pod, then the bare data path)"));
-        on_both("round trips without load");
-        let idle = self.pings(pods)?;
-        let bare_idle = bare.map(|path| self.pings(path)).transpose()?;
-        on_both("one TCP flow");
-        let one = self.counted(pods)?;
-        let bare_one = bare.map(|path| self.counted(path)).transpose()?;
-        on_both("eight TCP flows");
-        let eight = self.streams(pods, 8, None)?;
-        let bare_eight = bare.map(|path| self.streams(path, 8, None)).transpose()?;
-        on_both("datagrams of 64 bytes");
-        let small = self.small(pods)?;
-        let bare_small = bare.map(|path| self.small(path)).transpose()?;
-        let beside = (one.0.bits_per_second / 2.0).min(BESIDE_MAX);
-        on_both(&format!("round trips beside {:.2} Gbit/s of TCP", beside / 1e9));
-        let loaded = self.pings_beside(pods, beside)?;
-        let bare_loaded = bare.map(|path| self.pings_beside(path, beside)).transpose()?;
+        let paths: Vec<&Path<'_>> = [Some(pods), bare].into_iter().flatten().collect();
+        let idle = self.each("round trips without load", &paths, |path| self.pings(path))?;
+        let one = self.each("one TCP flow", &paths, |path| self.counted(path))?;
+        let eight = self.each("eight TCP flows", &paths, |path| self.streams(path, 8, None))?;
+        let small = self.each("datagrams of 64 bytes", &paths, |path| self.small(path))?;
+        let beside = (one[0].0.bits_per_second / 2.0).min(BESIDE_MAX);
+        let what = format!("round trips beside {:.2} Gbit/s of TCP", beside / 1e9);
+        let loaded = self.each(&what, &paths, |path| self.pings_beside(path, beside))?;
         self.say("the hops, and the round trip to each");
         let target = pods.target.to_string();
         let path: Vec<Hop> =
             Errand::start(&self.dir, pods.place, &["trace", &target, "--timeout", "1"])?.result()?;
-        let together = |one: (Streamed, Cpu), eight: Streamed, small: Datagrams, idle, loaded| Measured {
-            tcp_1_bits_per_second: one.0.bits_per_second,
+        let all = idle.into_iter().zip(one).zip(eight).zip(small).zip(loaded);
+        let mut measured = all.map(|((((idle, (one, cpu)), eight), small), loaded)| Measured {
+            tcp_1_bits_per_second: one.bits_per_second,
             tcp_8_bits_per_second: eight.bits_per_second,
             udp_64_per_second: small.received_per_second,
             udp_64_sent_per_second: small.sent_per_second,
             round_trip_idle: idle,
             round_trip_loaded: loaded,
             loaded_with_bits_per_second: beside,
-            cpu: one.1,
+            cpu,
+        });
+        let pods = measured.next().context("nothing was measured")?;
+        Ok((pods, measured.next(), path))
+    }
+
+    /// One test, on one path and then on the other, so that a busy moment of the machine hits both.
+    fn each<T>(
+        &self,
+        what: &str,
+        paths: &[&Path<'_>],
+        measure: impl Fn(&Path<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let order = match paths {
+            [_, _, ..] => " (pod to pod, then the bare data path)",
+            _ => "",
         };
-        let bare = match (bare_one, bare_eight, bare_small, bare_idle, bare_loaded) {
-            (Some(one), Some(eight), Some(small), Some(idle), Some(loaded)) => {
-                Some(together(one, eight, small, idle, loaded))
-            }
-            _ => None,
-        };
-        Ok((together(one, eight, small, idle, loaded), bare, path))
+        self.say(&format!("{what}{order}"));
+        paths.iter().map(|path| measure(path)).collect()
     }
 
     /// Waits until a path carries.

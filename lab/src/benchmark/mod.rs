@@ -87,7 +87,7 @@ pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
 }
 
 fn measure(dir: &LabDir, stands: bool, args: &BenchmarkArgs) -> Result<report::Report> {
-    let mut course = Course::new(dir.clone(), args.seconds);
+    let course = Course::new(dir.clone(), args.seconds);
     let _tether: Option<Tether> = if stands {
         None
     } else {
