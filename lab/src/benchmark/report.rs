@@ -166,57 +166,46 @@ impl Report {
             "\n{} → {}, pods on {}/{} and {}/{}\n\n",
             from.cluster, to.cluster, from.cluster, from.node, to.cluster, to.node
         );
-        let mut row = |title: &str, unit: &str, pods: String, bare: Option<String>, ratio: Option<f64>| {
-            let ratio = ratio.map_or(String::new(), |ratio| format!("{:.0} %", ratio * 100.0));
-            let line = format!(
-                "  {title:<36} {unit:<10} {pods:>12} {:>12} {ratio:>8}",
-                bare.unwrap_or_default()
-            );
+        let mut row = |title: &str, unit: &str, [pods, bare]: [String; 2], part: Option<f64>| {
+            let part = part.map_or(String::new(), |part| format!("{:.0} %", part * 100.0));
+            let line = format!("  {title:<36} {unit:<10} {pods:>12} {bare:>12} {part:>8}");
             text += line.trim_end();
             text.push('\n');
         };
-        let ratio = |of: fn(&Ratio) -> f64| self.ratio.as_ref().map(of);
-        let header = bare.map(|_| "bare".to_owned());
-        row("", "", "pod to pod".to_owned(), header, None);
+        let both = |of: &dyn Fn(&Measured) -> String| [of(pods), bare.map(of).unwrap_or_default()];
+        let header = ["pod to pod", bare.map_or("", |_| "bare")].map(str::to_owned);
+        row("", "", header, None);
         let gbits = |value: f64| format!("{:.2}", value / 1e9);
         row(
             "TCP, one flow",
             "Gbit/s",
-            gbits(pods.tcp_1_bits_per_second),
-            bare.map(|bare| gbits(bare.tcp_1_bits_per_second)),
-            ratio(|ratio| ratio.tcp_1),
+            both(&|measured| gbits(measured.tcp_1_bits_per_second)),
+            self.ratio.map(|ratio| ratio.tcp_1),
         );
         row(
             "TCP, eight flows",
             "Gbit/s",
-            gbits(pods.tcp_8_bits_per_second),
-            bare.map(|bare| gbits(bare.tcp_8_bits_per_second)),
-            ratio(|ratio| ratio.tcp_8),
+            both(&|measured| gbits(measured.tcp_8_bits_per_second)),
+            self.ratio.map(|ratio| ratio.tcp_8),
         );
-        let thousands = |value: f64| format!("{:.0}", value / 1e3);
         row(
             "UDP, 64 bytes",
             "1000/s",
-            thousands(pods.udp_64_per_second),
-            bare.map(|bare| thousands(bare.udp_64_per_second)),
-            ratio(|ratio| ratio.udp_64),
+            both(&|measured| format!("{:.0}", measured.udp_64_per_second / 1e3)),
+            self.ratio.map(|ratio| ratio.udp_64),
         );
         let times = |latency: &Latency| format!("{:.0} / {:.0}", latency.p50_us, latency.p99_us);
         row(
             "round trip, median and 99 of 100",
             "µs",
-            times(&pods.round_trip_idle),
-            bare.map(|bare| times(&bare.round_trip_idle)),
+            both(&|measured| times(&measured.round_trip_idle)),
             None,
         );
+        let beside = gbits(pods.loaded_with_bits_per_second);
         row(
-            &format!(
-                "the same beside {} Gbit/s",
-                gbits(pods.loaded_with_bits_per_second)
-            ),
+            &format!("the same beside {beside} Gbit/s"),
             "µs",
-            times(&pods.round_trip_loaded),
-            bare.map(|bare| times(&bare.round_trip_loaded)),
+            both(&|measured| times(&measured.round_trip_loaded)),
             None,
         );
         if let Some(bare) = &self.bare {
