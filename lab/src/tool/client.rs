@@ -1,8 +1,8 @@
 //! Clients of the server.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -22,14 +22,6 @@ pub(crate) struct Fetched {
     /// The client's address as the server saw it.
     pub(crate) client_ip: String,
     pub(crate) seconds: f64,
-}
-
-/// What a sink took.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Sent {
-    pub(crate) bytes: u64,
-    pub(crate) seconds: f64,
-    pub(crate) mbps: f64,
 }
 
 /// The address that is any of one's own, in the family of another one.
@@ -163,41 +155,4 @@ pub(super) fn udp(server: SocketAddr, source: Option<IpAddr>, timeout: Duration)
         seconds: started.elapsed().as_secs_f64(),
         body,
     })
-}
-
-/// Sends as much as goes for so long.
-pub(super) fn send(
-    server: SocketAddr,
-    source: Option<IpAddr>,
-    duration: Duration,
-    timeout: Duration,
-) -> Result<Sent> {
-    let mut socket = connect(server, source, timeout)?;
-    let buffer = vec![0u8; 128 * 1024];
-    let started = Instant::now();
-    while started.elapsed() < duration {
-        socket
-            .write_all(&buffer)
-            .with_context(|| format!("{server} takes nothing any more"))?;
-    }
-    socket.shutdown(Shutdown::Write)?;
-    // What is under way still has to arrive.
-    socket.set_read_timeout(Some(timeout + duration))?;
-    let mut line = String::new();
-    BufReader::new(socket)
-        .read_line(&mut line)
-        .with_context(|| format!("{server} did not say how much arrived"))?;
-    #[derive(Deserialize)]
-    struct Taken {
-        bytes: u64,
-        seconds: f64,
-    }
-    let Taken { bytes, seconds } =
-        serde_json::from_str(&line).with_context(|| format!("{server} answered {line:?}"))?;
-    let mbps = if seconds > 0.0 {
-        bytes as f64 * 8.0 / seconds / 1e6
-    } else {
-        0.0
-    };
-    Ok(Sent { bytes, seconds, mbps })
 }

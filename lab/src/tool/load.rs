@@ -19,8 +19,8 @@ use super::serve::{accept, listen};
 
 /// What is written and read at a time.
 const BLOCK: usize = 128 * 1024;
-/// How long anybody may be silent.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long anybody may be silent, unless told.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Room for datagrams that wait for the reader; the kernel may give less.
 const DATAGRAM_BUFFER: usize = 4 << 20;
 /// Nothing is on its way any more that has not come after this.
@@ -66,6 +66,14 @@ pub(crate) struct Streamed {
     pub(crate) bits_per_second: f64,
     /// Of the client, and of the server.
     pub(crate) cpu_seconds: [f64; 2],
+}
+
+/// One stream, as it arrived.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    pub(crate) mbps: f64,
 }
 
 /// Datagrams, as they were sent and as they arrived.
@@ -119,7 +127,8 @@ pub(super) fn serve(port: u16, held: bool) -> Result<()> {
     Ok(())
 }
 
-fn answer(mut socket: TcpStream) -> Result<()> {
+/// Does what a client asks for.
+pub(super) fn answer(mut socket: TcpStream) -> Result<()> {
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
@@ -241,7 +250,7 @@ fn count(mut socket: TcpStream) -> Result<()> {
 /// One flow's end at the client: what it took, or what the server took of it, and this end's CPU time.
 type Flow = Result<(Taken, f64)>;
 
-fn flow(mut socket: TcpStream, ask: &Ask, amount: Amount, start: &Barrier) -> Flow {
+fn flow(mut socket: TcpStream, ask: &Ask, amount: Amount, patience: Duration, start: &Barrier) -> Flow {
     let asked = say(&mut socket, ask);
     // Also after a failure, as the others wait.
     start.wait();
@@ -256,7 +265,7 @@ fn flow(mut socket: TcpStream, ask: &Ask, amount: Amount, start: &Barrier) -> Fl
             give(&mut socket, amount)?;
             let spent = cpu() - before;
             // What is under way still has to arrive.
-            socket.set_read_timeout(Some(PATIENCE + amount.duration))?;
+            socket.set_read_timeout(Some(patience + amount.duration))?;
             Ok((hear(&mut BufReader::new(socket))?, spent))
         }
     }
@@ -269,6 +278,7 @@ pub(super) fn streams(
     flows: u16,
     both: bool,
     amount: Amount,
+    patience: Duration,
 ) -> Result<Streamed> {
     let mut asks = vec![Ask::Take; usize::from(flows)];
     if both {
@@ -277,7 +287,7 @@ pub(super) fn streams(
     }
     let sockets = asks
         .iter()
-        .map(|_| connect(server, source, PATIENCE))
+        .map(|_| connect(server, source, patience))
         .collect::<Result<Vec<_>>>()?;
     let each = Amount {
         rate: amount.rate.map(|rate| rate / f64::from(flows)),
@@ -288,7 +298,7 @@ pub(super) fn streams(
         let flows: Vec<_> = sockets
             .into_iter()
             .zip(&asks)
-            .map(|(socket, ask)| scope.spawn(|| flow(socket, ask, each, &start)))
+            .map(|(socket, ask)| scope.spawn(|| flow(socket, ask, each, patience, &start)))
             .collect();
         let ended = flows.into_iter().map(|flow| {
             let outcome = flow.join();
@@ -312,6 +322,22 @@ pub(super) fn streams(
             done.iter().map(|(_, own)| own).sum(),
             asks.iter().zip(&done).map(far).sum(),
         ],
+    })
+}
+
+/// One stream, as much as goes.
+pub(super) fn send(
+    server: SocketAddr,
+    source: Option<IpAddr>,
+    duration: Duration,
+    patience: Duration,
+) -> Result<Sent> {
+    let amount = Amount { duration, rate: None };
+    let all = streams(server, source, 1, false, amount, patience)?;
+    Ok(Sent {
+        bytes: all.bytes,
+        seconds: all.seconds,
+        mbps: all.bits_per_second / 1e6,
     })
 }
 
@@ -384,20 +410,20 @@ mod tests {
     #[test]
     fn streams_are_counted_where_they_arrive() {
         let server = server();
-        let all = streams(server, None, 3, false, amount(None)).unwrap();
+        let all = streams(server, None, 3, false, amount(None), PATIENCE).unwrap();
         assert_eq!(all.flows, 3);
         assert!(all.bytes > 3 * BLOCK as u64, "{all:?}");
         assert_eq!(all.bytes % BLOCK as u64, 0, "whole blocks, {all:?}");
         assert!(all.cpu_seconds.iter().all(|cpu| *cpu > 0.0), "{all:?}");
 
         // 80 Mbit/s for a fifth of a second: sixteen megabits, and a block at most too many.
-        let some = streams(server, None, 1, false, amount(Some(8e7))).unwrap();
+        let some = streams(server, None, 1, false, amount(Some(8e7)), PATIENCE).unwrap();
         assert!(
             some.bytes > BLOCK as u64 && some.bytes <= 2_000_000 + 2 * BLOCK as u64,
             "{some:?}"
         );
 
-        let both = streams(server, None, 1, true, amount(Some(8e6))).unwrap();
+        let both = streams(server, None, 1, true, amount(Some(8e6)), PATIENCE).unwrap();
         assert!(both.bytes > some.bytes, "what comes back has no rate: {both:?}");
     }
 

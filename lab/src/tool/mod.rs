@@ -20,13 +20,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use strait_daemon::stdout;
 
-pub(crate) use client::{Fetched, Sent, any_like, metrics};
+pub(crate) use client::{Fetched, any_like, metrics};
 pub(crate) use engine::EngineSpec;
 pub(crate) use errand::Errand;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use icmp::read_both as icmp_answers;
 pub(crate) use icmp::{Hop, Pinged};
-pub(crate) use load::{Datagrams, Streamed};
+pub(crate) use load::{Datagrams, Sent, Streamed};
 pub(crate) use resolve::{LookedUp, Resolved};
 
 /// Arguments of `strait lab-tool`.
@@ -38,7 +38,7 @@ pub struct ToolArgs {
 
 #[derive(Debug, Subcommand)]
 enum Tool {
-    /// Serve HTTP (TCP), echo (UDP, same port), and take what `send` sends (TCP, --sink)
+    /// Serve HTTP (TCP), echo (UDP, same port), and take loads as `take-loads` does (--sink)
     Serve {
         #[arg(long, default_value_t = 8080)]
         port: u16,
@@ -75,7 +75,7 @@ enum Tool {
         #[command(flatten)]
         common: ClientArgs,
     },
-    /// Send as much as goes to a server's sink
+    /// Send as much as goes to a server's sink, over one connection
     Send {
         server: SocketAddr,
         #[arg(long, default_value_t = 1.0)]
@@ -198,7 +198,7 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             common,
         } => {
             let duration = Duration::try_from_secs_f64(duration)?;
-            print(&client::send(server, common.source, duration, common.timeout())?)?;
+            print(&load::send(server, common.source, duration, common.timeout())?)?;
         }
         Tool::TakeLoads { port, held } => load::serve(port, held)?,
         Tool::Streams {
@@ -210,7 +210,8 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
             source,
         } => {
             let amount = amount(duration, rate)?;
-            print(&load::streams(server, source, flows, both, amount)?)?;
+            let streamed = load::streams(server, source, flows, both, amount, load::PATIENCE)?;
+            print(&streamed)?;
         }
         Tool::Datagrams {
             server,

@@ -3,9 +3,11 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+
+use super::load;
 
 /// How long a client may take to ask.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ pub(super) fn serve(port: u16, sink: Option<u16>) -> Result<()> {
         let sink = listen(sink)?;
         thread::Builder::new()
             .name("sink".to_owned())
-            .spawn(move || accept(&sink, swallow))?;
+            .spawn(move || accept(&sink, |socket, _| load::answer(socket)))?;
     }
     let echo = name.clone();
     thread::Builder::new()
@@ -111,26 +113,4 @@ fn answer_udp(socket: &UdpSocket, name: &Name) {
             eprintln!("UDP: {e}");
         }
     }
-}
-
-/// Reads all, then says how much it was and how long it took.
-fn swallow(mut socket: TcpStream, _: SocketAddr) -> Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    let mut bytes = 0u64;
-    let mut first = None;
-    loop {
-        let n = socket.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        first.get_or_insert_with(Instant::now);
-        bytes += n as u64;
-    }
-    let seconds = first.map_or(0.0, |f| f.elapsed().as_secs_f64());
-    writeln!(
-        socket,
-        "{}",
-        serde_json::json!({ "bytes": bytes, "seconds": seconds })
-    )?;
-    Ok(())
 }
