@@ -1,7 +1,7 @@
 //! `strait broker`: the controllers, and where it is stand-alone the API server that they work on.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections,
 use strait_core::admission;
 use strait_core::allocation::{BLOCK_V4, BLOCK_V6};
 use strait_daemon::client::ClientError;
-use strait_daemon::{CommonArgs, Shutdown, Status};
+use strait_daemon::{CommonArgs, Shutdown, Status, local};
 use tower::ServiceExt as _;
 
 use crate::args::ServeArgs;
@@ -131,11 +131,7 @@ impl Standalone {
             .map(TcpListener::local_addr)
             .collect::<Result<Vec<_>, _>>()
             .context("a listening socket has no address")?;
-        let local = addresses
-            .iter()
-            .find(|a| reaches_locally(a))
-            .or(addresses.first());
-        let local = local.map(|a| https(SocketAddr::new(loopback_for(a.ip()), a.port())));
+        let local = local::best(&addresses).map(https);
         let url = match &args.advertise {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => addresses
@@ -220,18 +216,6 @@ fn inherited(fd: i32) -> std::io::Result<OwnedFd> {
 
 fn https(address: SocketAddr) -> String {
     format!("https://{address}")
-}
-
-fn loopback_for(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
-}
-
-fn reaches_locally(address: &SocketAddr) -> bool {
-    address.ip().is_unspecified() || address.ip().is_loopback()
 }
 
 /// The address under which others may reach a socket; for one on all addresses, that of the default route.

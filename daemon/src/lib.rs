@@ -13,6 +13,7 @@ pub mod errors;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod inputs;
+pub mod local;
 mod saved;
 pub mod shutdown;
 pub mod status;

@@ -4,7 +4,7 @@
 mod backup;
 
 use std::io::stdin;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use strait_apiserver::{Audit, Config, Data, Server, Tls, allow_many_connections};
-use strait_daemon::Shutdown;
+use strait_daemon::{Shutdown, local};
 
 /// `strait apiserver`: serves, or does one of its subcommands.
 #[derive(Debug, Args)]
@@ -98,18 +98,6 @@ fn or(list: &[String], none: &str) -> String {
     }
 }
 
-/// Where a server is found on its own machine.
-fn own_url(addresses: &[SocketAddr]) -> Option<String> {
-    let local = |a: &&SocketAddr| a.ip().is_loopback() || a.ip().is_unspecified();
-    let address = addresses.iter().find(local).or(addresses.first())?;
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Some(format!("https://{}", SocketAddr::new(ip, address.port())))
-}
-
 async fn serve(args: ServeArgs) -> Result<()> {
     allow_many_connections();
     if args.listen.is_empty() && !args.listen_stdin {
@@ -151,8 +139,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let server = Server::start(config).await?;
     let addresses = server.addrs();
     let wanted = if args.write_kubeconfig.is_empty() {
-        let own = own_url(addresses).map(|url| (url, data.join("admin.kubeconfig")));
-        own.into_iter().collect()
+        let own = local::best(addresses);
+        own.map(|address| (format!("https://{address}"), data.join("admin.kubeconfig")))
+            .into_iter()
+            .collect()
     } else {
         args.write_kubeconfig
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
+use strait_daemon::local;
 
 /// A page, or an echo.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,12 +100,7 @@ pub(super) fn get(server: &str, source: Option<IpAddr>, timeout: Duration) -> Re
 /// What a daemon on this machine serves as metrics at an address that it listens on.
 pub(crate) fn metrics(listen: SocketAddr) -> Result<String> {
     const TIMEOUT: Duration = Duration::from_secs(5);
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let server = SocketAddr::new(ip, listen.port());
+    let server = local::address(listen);
     let mut socket = connect(server, None, TIMEOUT)?;
     write!(
         socket,
