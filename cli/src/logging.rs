@@ -38,23 +38,15 @@ enum LogFormat {
     Json,
 }
 
+/// Who is to be quiet unless told otherwise: hickory writes two lines of level info for each query; the client and its
+/// watcher say each failed call at level error, which whoever made the call says better.
+const QUIET: &str = "hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off";
+
 /// Starts logging for this process.
 pub(crate) fn start(args: &LogArgs) {
-    // hickory writes two lines of level info for each query; the client and its watcher say each failed call at level
-    // error, which whoever made the call says better.
-    let with_defaults = |filter: &str| {
-        EnvFilter::try_new(format!(
-            "hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off,{filter}"
-        ))
-    };
-    let (filter, bad) = match with_defaults(&args.filter) {
+    let (filter, bad) = match EnvFilter::try_new(format!("{QUIET},{}", args.filter)) {
         Ok(filter) => (filter, None),
-        Err(error) => (
-            EnvFilter::new(
-                "info,hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off",
-            ),
-            Some(error),
-        ),
+        Err(error) => (EnvFilter::new(format!("{QUIET},info")), Some(error)),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
