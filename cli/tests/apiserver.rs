@@ -1,14 +1,54 @@
 //! `strait apiserver` by itself.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead as _, BufReader};
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 fn strait() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
     command.env_clear();
     command
+}
+
+/// A server that ends with the test, and what it says once it serves.
+struct Serving {
+    server: Child,
+    /// Open for as long as it writes.
+    _log: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Serving {
+    fn start(args: &[&OsStr]) -> Self {
+        let mut server = strait()
+            .args(["apiserver", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(server.stderr.take().unwrap());
+        let said = log
+            .by_ref()
+            .lines()
+            .find_map(|line| line.ok().filter(|l| l.contains("serving at")));
+        let serving = Serving {
+            server,
+            _log: log,
+            said: said.unwrap_or_default(),
+        };
+        assert!(!serving.said.is_empty(), "it says nothing");
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody left to tell either way.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }
 
 #[test]
@@ -23,19 +63,14 @@ fn it_is_listed_and_says_where_it_serves_what() {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("admin.kubeconfig");
     let data = folder.path().join("data");
-    let mut server = strait()
-        .args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .arg("--write-kubeconfig")
-        .arg(format!("https://127.0.0.1:6443={}", kubeconfig.display()))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
-    let said = log.find_map(|line| line.ok().filter(|l| l.contains("serving at")));
-    server.kill().unwrap();
-    server.wait().unwrap();
-    let said = said.expect("it says nothing");
+    let write = format!("https://127.0.0.1:6443={}", kubeconfig.display());
+    let serving = Serving::start(&[
+        "--data-dir".as_ref(),
+        data.as_ref(),
+        "--write-kubeconfig".as_ref(),
+        write.as_ref(),
+    ]);
+    let said = &serving.said;
     let (_, address) = said.split_once("serving at 127.0.0.1:").unwrap();
     let port: String = address.chars().take_while(char::is_ascii_digit).collect();
     assert_ne!(port.parse::<u16>().unwrap(), 0, "the port that it got: {said}");
@@ -50,14 +85,7 @@ fn it_is_listed_and_says_where_it_serves_what() {
 fn its_administrator_finds_a_kubeconfig_beside_the_data_to_take_a_backup_with() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let mut server = strait()
-        .args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&data)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
-    let said = log.find_map(|line| line.ok().filter(|l| l.contains("serving at")));
+    let serving = Serving::start(&["--data-dir".as_ref(), data.as_ref()]);
     let backup = folder.path().join("backup");
     let taken = strait()
         .args(["apiserver", "backup", "--kubeconfig"])
@@ -65,11 +93,9 @@ fn its_administrator_finds_a_kubeconfig_beside_the_data_to_take_a_backup_with() 
         .arg(&backup)
         .output()
         .unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
     assert!(taken.status.success(), "{taken:?}");
     assert!(backup.metadata().unwrap().len() > 0);
-    let said = said.expect("it says nothing");
+    let said = &serving.said;
     assert!(said.contains("data/admin.kubeconfig"), "{said}");
 }
 
