@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use strait_apiserver::{Config, Data, Server};
-use strait_envtest::{Client, ControlPlane, say};
+use strait_envtest::{Client, ControlPlane, Version, say};
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/run");
 
 /// The first version of Kubernetes that serves all that the script asks for: lists as watches.
-const SERVES: u32 = 32;
+const SERVES: Version = Version { major: 1, minor: 32 };
 
 async fn serve(dir: &Path) -> Server {
     let mut config = Config::new(Data::Directory(dir.join("data")));
@@ -60,24 +60,19 @@ async fn clients_do_what_people_do_with_them() {
 /// So that the script asks for what is so elsewhere, not for what this server happens to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_the_same_on_a_real_kube_apiserver() {
-    let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|v| !v.is_empty()) else {
+    let Some(assets) = strait_envtest::assets() else {
         return strait_envtest::skip("clients on kube-apiserver", "KUBEBUILDER_ASSETS is not set");
     };
-    let plane = ControlPlane::start(Path::new(&assets)).await.unwrap();
+    let plane = ControlPlane::start(&assets).await.unwrap();
     if !plane.has_controllers() {
         return strait_envtest::skip(
             "clients on kube-apiserver",
             "they need kube-controller-manager, which is not beside it",
         );
     }
-    let client = plane.client(Client::Admin).await.unwrap();
-    let version = client.apiserver_version().await.unwrap();
-    let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap();
-    if minor < SERVES {
-        let why = format!(
-            "it is {}, and they ask for what 1.{SERVES} serves",
-            version.git_version
-        );
+    let version = plane.version();
+    if version < SERVES {
+        let why = format!("it is {version}, and they ask for what {SERVES} serves");
         return strait_envtest::skip("clients on kube-apiserver", &why);
     }
     let file = plane.folder().join("admin.kubeconfig");

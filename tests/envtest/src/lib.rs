@@ -12,5 +12,5 @@ mod process;
 mod rerun;
 
 pub use manifest::apply;
-pub use plane::{ADMIN_TOKEN, Client, ControlPlane, DEV_TOKEN, Version};
+pub use plane::{ADMIN_TOKEN, Client, ControlPlane, DEV_TOKEN, Version, assets};
 pub use rerun::{On, again, again_in, here, older, older_in_part, say, since, skip, wanted};

@@ -386,7 +386,7 @@ async fn version(client: &kube::Client) -> Result<Version, String> {
 }
 
 /// The folder that `KUBEBUILDER_ASSETS` names.
-pub(crate) fn assets() -> Option<PathBuf> {
+pub fn assets() -> Option<PathBuf> {
     std::env::var_os("KUBEBUILDER_ASSETS")
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
