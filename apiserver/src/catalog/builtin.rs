@@ -581,10 +581,9 @@ const SPECS: &[Spec] = &[
 ];
 
 /// The built-in resources, made once.
-pub(crate) fn resources() -> Vec<Arc<Resource>> {
+pub(crate) fn resources() -> &'static [Arc<Resource>] {
     static ALL: OnceLock<Vec<Arc<Resource>>> = OnceLock::new();
     ALL.get_or_init(|| SPECS.iter().map(|s| Arc::new(make(s))).collect())
-        .clone()
 }
 
 fn make(s: &Spec) -> Resource {

@@ -327,7 +327,7 @@ impl Catalog {
             }
         };
         for resource in builtin::resources() {
-            put(resource);
+            put(resource.clone());
         }
         for resource in custom.iter().flat_map(|list| list.iter()) {
             put(Arc::new(resource.clone()));
