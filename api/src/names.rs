@@ -16,7 +16,8 @@ pub const LABEL_GATEWAY_NODE: &str = "strait.dev/gateway";
 /// each family).
 pub const ANNOTATION_OVERLAY: &str = "strait.dev/overlay-addresses";
 /// Secret in [`NAMESPACE`]: how to reach the broker (keys `url`, `ca.crt`, `cluster`, `token` — the renewal
-/// credential). Read by the agent alone.
+/// credential —, `identity` — the key behind the fingerprint shown at admission). Read by the agent, and by
+/// `strait join` and `strait leave`.
 pub const BROKER_SECRET: &str = "strait-broker";
 /// Secret in [`NAMESPACE`]: the key (`identity`) of a cluster that asks to join, until it is a member.
 pub const JOIN_SECRET: &str = "strait-join";

@@ -21,7 +21,7 @@ use strait_api::ClusterId;
 use strait_api::names::{AGENT_LEASE, BROKER_NAMESPACE, GROUP};
 use strait_api::records::JoinRequest;
 
-use crate::connection::{MEMBER_ACCOUNT, RENEW_ACCOUNT};
+use crate::connection::{MEMBER_ACCOUNT, RENEW_ACCOUNT, within};
 use crate::error::{BrokerError, code, found};
 
 /// ClusterRole of a member in its own namespace.
@@ -141,15 +141,16 @@ where
     }
 }
 
-/// Deletes an object, and is content if it is not there.
+/// Deletes an object, with a deadline, and is content if it is not there.
 pub(crate) async fn remove<K>(api: &Api<K>, name: &str) -> Result<(), BrokerError>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    match api.delete(name, &DeleteParams::background()).await {
+    let what = format!("deleting {} {name}", K::kind(&()));
+    match within(&what, api.delete(name, &DeleteParams::background())).await {
         Ok(_) => Ok(()),
-        Err(e) if code(&e) == Some(404) => Ok(()),
-        Err(e) => Err(BrokerError::api(format!("deleting {} {name}", K::kind(&())))(e)),
+        Err(e) if e.code() == Some(404) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -154,11 +154,17 @@ pub async fn join(
     local: &Client,
     token: &JoinToken,
     options: &JoinOptions,
-    progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress),
 ) -> Result<Joined, BrokerError> {
-    let joined = become_member(local, token, options, progress).await;
-    if let Ok(_) | Err(BrokerError::Rejected(_)) = joined {
-        identity::forget(local, &options.namespace).await?;
+    let joined = become_member(local, token, options, &mut progress).await;
+    if let Ok(_) | Err(BrokerError::Rejected(_)) = joined
+        && let Err(why) = identity::forget(local, &options.namespace).await
+    {
+        progress(Progress::Note(format!(
+            "{why}; Secret {}/{} keeps the key of this try, which nobody needs any more: delete it",
+            options.namespace,
+            names::JOIN_SECRET
+        )));
     }
     joined
 }
