@@ -13,6 +13,7 @@ pub mod inspect;
 mod kernel;
 pub mod link;
 pub mod mounts;
+mod netdevice;
 mod netlink;
 pub mod netns;
 mod nft;

@@ -13,9 +13,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::AddressFamily;
 
 use crate::link::Links;
+use crate::netdevice;
 
 const DEVICE: &str = "/dev/net/tun";
 /// Length of the header in front of each packet when [`TunOptions::offload`] is granted
@@ -104,15 +105,9 @@ pub struct Tun {
 impl Tun {
     /// Opens (creates) a device, sets its MTU and brings it up.
     pub fn open(options: &TunOptions) -> Result<Tun, TunError> {
-        let tun = Self::create(options)?;
-        set_up(&tun.name)?;
-        Ok(tun)
-    }
-
-    /// Opens (creates) a device and sets its MTU; it is down.
-    pub fn create(options: &TunOptions) -> Result<Tun, TunError> {
         let tun = Self::attach(options, 0)?;
         tun.configure(options)?;
+        set_up(&tun.name)?;
         Ok(tun)
     }
 
@@ -170,8 +165,8 @@ impl Tun {
         }
         request.ifr_ifru.ifru_flags = kind as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which lives on this stack frame.
-        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map_err(|source| {
-            match source.raw_os_error() {
+        netdevice::answer(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map_err(
+            |source| match source.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => TunError::Denied { name: name.clone() },
                 Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => TunError::Taken { name: name.clone() },
                 _ => TunError::Io {
@@ -179,8 +174,8 @@ impl Tun {
                     name: name.clone(),
                     source,
                 },
-            }
-        })?;
+            },
+        )?;
         let mut offload = Offload {
             vnet_header: options.offload,
             ..Offload::default()
@@ -334,7 +329,9 @@ pub fn add_address(name: &str, address: IpNet) -> Result<(), TunError> {
 
 fn set_offload(fd: &OwnedFd, offload: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) })
+    netdevice::answer(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload))
+    })
 }
 
 fn sockaddr_v4(address: std::net::Ipv4Addr) -> libc::sockaddr {
@@ -351,23 +348,16 @@ fn sockaddr_v4(address: std::net::Ipv4Addr) -> libc::sockaddr {
 
 fn request(name: &str) -> Result<libc::ifreq, TunError> {
     let valid = !name.is_empty()
-        && name.len() < libc::IFNAMSIZ
         && name != "."
         && name != ".."
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if !valid {
-        return Err(TunError::BadName {
+    netdevice::request(name)
+        .filter(|_| valid)
+        .ok_or_else(|| TunError::BadName {
             name: name.to_owned(),
-        });
-    }
-    // SAFETY: ifreq is plain data for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *slot = byte as libc::c_char;
-    }
-    Ok(request)
+        })
 }
 
 fn control<T>(
@@ -377,24 +367,13 @@ fn control<T>(
     name: &str,
     request: &mut T,
 ) -> Result<(), TunError> {
-    let failed = |source| TunError::Io {
+    // SAFETY: every caller pairs the operation with the structure that it reads and writes
+    // (ifreq, or in6_ifreq for SIOCSIFADDR on an IPv6 socket).
+    unsafe { netdevice::control(family, operation, request) }.map_err(|source| TunError::Io {
         action,
         name: name.to_owned(),
         source,
-    };
-    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| failed(errno.into()))?;
-    // SAFETY: every caller pairs the operation with the structure that it reads and writes
-    // (ifreq, or in6_ifreq for SIOCSIFADDR on an IPv6 socket), which outlives the call.
-    ioctl(unsafe { libc::ioctl(socket.as_raw_fd(), operation, std::ptr::from_mut(request)) }).map_err(failed)
-}
-
-fn ioctl(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,10 @@
 //! What a device leaves to others or does for them: segmentation, joining, checksums (`ethtool -k` and `-K`).
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
-use std::io;
-use std::os::fd::AsRawFd as _;
-
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::AddressFamily;
 
 use crate::error::{Error, Result};
+use crate::netdevice;
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
@@ -98,37 +95,19 @@ fn names(device: &str, doing: &impl Fn() -> String) -> Result<Vec<String>> {
 /// One request of `ethtool`: what the kernel answers stands in `data` afterwards. Its length is as the request
 /// in it says.
 fn control(device: &str, data: &mut [u32], doing: &impl Fn() -> String) -> Result<()> {
-    let failed = |source: io::Error| Error::System {
+    let mut request = netdevice::request(device).ok_or_else(|| Error::Missing {
         doing: doing(),
-        source,
-    };
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| failed(errno.into()))?;
-    // SAFETY: all zeroes is a value of this plain C struct.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if device.len() >= request.ifr_name.len() || device.contains('\0') {
-        return Err(Error::Missing {
-            doing: doing(),
-            what: format!("network device {device:?}"),
-        });
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from as libc::c_char;
-    }
+        what: format!("network device {device:?}"),
+    })?;
     request.ifr_ifru.ifru_data = data.as_mut_ptr().cast::<libc::c_char>();
-    // SAFETY: the socket is open; ifru_data points to `data`, which lives until the call returns and is as long
-    // as its command and count make the kernel read and write.
-    let answer = unsafe {
-        libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCETHTOOL as _,
-            std::ptr::from_mut(&mut request).cast::<c_void>(),
-        )
-    };
-    match answer {
-        ..0 => Err(failed(io::Error::last_os_error())),
-        _ => Ok(()),
-    }
+    // SAFETY: SIOCETHTOOL takes an ifreq; ifru_data points to `data`, which lives until the call returns and is as
+    // long as its command and count make the kernel read and write.
+    unsafe { netdevice::control(AddressFamily::INET, libc::SIOCETHTOOL as _, &mut request) }.map_err(
+        |source| Error::System {
+            doing: doing(),
+            source,
+        },
+    )
 }
 
 #[cfg(test)]
