@@ -285,13 +285,11 @@ impl Gateway {
 fn peer(tunnel: &Tunnel) -> Option<PeerConfig> {
     let (public_key, lane_keys) = tunnel.public_keys.split_first()?;
     Some(PeerConfig {
-        id: tunnel.id(),
-        public_key: *public_key,
         lane_keys: lane_keys.to_vec(),
         candidates: tunnel.candidates.clone(),
         allowed: tunnel.prefixes.clone(),
         keepalive: Some(KEEPALIVE),
-        preshared: None,
+        ..PeerConfig::new(tunnel.id(), *public_key)
     })
 }
 

@@ -112,6 +112,19 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
+    /// A peer of which nothing is known but its key.
+    pub fn new(id: impl Into<String>, public_key: PublicKey) -> Self {
+        Self {
+            id: id.into(),
+            public_key,
+            lane_keys: Vec::new(),
+            candidates: Vec::new(),
+            allowed: Vec::new(),
+            keepalive: None,
+            preshared: None,
+        }
+    }
+
     /// The keys of all lanes, in order.
     pub(super) fn keys(&self) -> impl Iterator<Item = &PublicKey> {
         [&self.public_key].into_iter().chain(&self.lane_keys)

@@ -191,15 +191,7 @@ pub fn inner_packet(data: &[u8]) {
     for number in 0..3u8 {
         let allowed: Vec<IpNet> = (0..input.below(4)).map(|_| prefix(&mut input)).collect();
         let public_key = PublicKey([number + 9; 32]);
-        let config = PeerConfig {
-            id: format!("cluster-{number}/gateway"),
-            public_key,
-            lane_keys: Vec::new(),
-            candidates: Vec::new(),
-            allowed: allowed.clone(),
-            keepalive: None,
-            preshared: None,
-        };
+        let config = PeerConfig::new(format!("cluster-{number}/gateway"), public_key);
         let tunnel = identity.tunnel(&public_key, None, u32::from(number));
         let place = Place::only(&config, u32::from(number));
         peers.push((Arc::new(Peer::new(&config, place, tunnel)), allowed));

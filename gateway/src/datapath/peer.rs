@@ -612,13 +612,8 @@ mod tests {
         let other = Identities::new(&PrivateKey::from_bytes([2; 32]), KeyLimits::default(), 1);
         let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let config = PeerConfig {
-            id: "green/gw".to_owned(),
-            public_key: other.lane(0).public(),
-            lane_keys: Vec::new(),
             candidates: vec![nobody.local_addr().unwrap()],
-            allowed: Vec::new(),
-            keepalive: None,
-            preshared: None,
+            ..PeerConfig::new("green/gw", other.lane(0).public())
         };
         let tunnel = own.lane(0).tunnel(&config.public_key, None, 1);
         let peer = Peer::new(&config, Place::only(&config, 1), tunnel);

@@ -49,7 +49,6 @@ impl<T: Ord + Clone> Prefixes<T> {
                 })
                 .collect::<Vec<_>>()
         });
-        // IPv4 addresses stand in the upper 32 bits, so that one mask serves both families.
         Self { v4, v6 }
     }
 
@@ -71,6 +70,7 @@ impl<T: Ord + Clone> Prefixes<T> {
     }
 }
 
+/// IPv4 addresses stand in the upper 32 bits, so that one mask serves both families.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
@@ -343,13 +343,9 @@ mod tests {
     fn config(number: u8, lanes: usize) -> PeerConfig {
         let key = |lane: usize| PrivateKey::from_bytes([number + 9; 32]).lane(lane).public();
         PeerConfig {
-            id: format!("cluster-{number}/gateway"),
-            public_key: key(0),
             lane_keys: (1..lanes).map(key).collect(),
-            candidates: Vec::new(),
             allowed: vec!["10.2.0.0/16".parse().unwrap()],
-            keepalive: None,
-            preshared: None,
+            ..PeerConfig::new(format!("cluster-{number}/gateway"), key(0))
         }
     }
 

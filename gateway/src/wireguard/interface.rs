@@ -117,13 +117,11 @@ impl Interface {
         let peers = self.peers.iter().filter(|_| self.private_key.is_some());
         peers
             .map(|(key, peer)| PeerConfig {
-                id: key.to_string(),
-                public_key: *key,
-                lane_keys: Vec::new(),
                 candidates: peer.endpoint.into_iter().collect(),
                 allowed: peer.allowed.iter().copied().collect(),
                 keepalive: (peer.keepalive > 0).then(|| Duration::from_secs(peer.keepalive.into())),
                 preshared: peer.preshared.clone(),
+                ..PeerConfig::new(key.to_string(), *key)
             })
             .collect()
     }
