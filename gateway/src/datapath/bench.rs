@@ -9,7 +9,7 @@ use super::config::PeerConfig;
 use super::join::{HEADERS_MAX, Join};
 use super::key::PrivateKey;
 use super::model::{self, ACK, ALL, Shape, packet_of, super_vnet};
-use super::noise::{DATA_OVERHEAD, Identity, Kind, SCRATCH_LEN, Tunnel, kind};
+use super::noise::{Identity, Kind, SCRATCH_LEN, Tunnel, kind};
 use super::packet;
 use super::peer::{Peer, Place};
 use super::split::{Prepared, prepare};
@@ -34,46 +34,28 @@ pub struct Work {
     pub prepare: fn() -> Run,
 }
 
+impl Work {
+    const fn new(name: &'static str, packets: usize, prepare: fn() -> Run) -> Self {
+        Self {
+            name,
+            packets: packets as u64,
+            prepare,
+        }
+    }
+}
+
 /// One run of a work, again and again.
 pub type Run = Box<dyn FnMut()>;
 
 /// Everything that is counted.
 pub const WORKS: [Work; 7] = [
-    Work {
-        name: "split a super packet",
-        packets: SEGMENTS as u64,
-        prepare: split,
-    },
-    Work {
-        name: "join a super packet",
-        packets: SEGMENTS as u64,
-        prepare: join,
-    },
-    Work {
-        name: "find a packet's peer, both ends",
-        packets: 1,
-        prepare: route,
-    },
-    Work {
-        name: "seal, 1420 bytes",
-        packets: 1,
-        prepare: || seal(1420),
-    },
-    Work {
-        name: "open, 1420 bytes",
-        packets: 1,
-        prepare: || open(1420),
-    },
-    Work {
-        name: "seal, 96 bytes",
-        packets: 1,
-        prepare: || seal(96),
-    },
-    Work {
-        name: "open, 96 bytes",
-        packets: 1,
-        prepare: || open(96),
-    },
+    Work::new("split a super packet", SEGMENTS, split),
+    Work::new("join a super packet", SEGMENTS, join),
+    Work::new("find a packet's peer, both ends", 1, route),
+    Work::new("seal, 1420 bytes", 1, || seal(1420)),
+    Work::new("open, 1420 bytes", 1, || open(1420)),
+    Work::new("seal, 96 bytes", 1, || seal(96)),
+    Work::new("open, 96 bytes", 1, || open(96)),
 ];
 
 fn shape(number: u32) -> Shape {
@@ -128,15 +110,8 @@ fn route() -> Run {
     let identity = Identity::new(&PrivateKey::from_bytes([1; 32]));
     let peers = (0..PEERS)
         .map(|number| {
-            let config = PeerConfig {
-                id: format!("cluster-{number}/gateway"),
-                public_key: PrivateKey::from_bytes([2 + number as u8; 32]).public(),
-                lane_keys: Vec::new(),
-                candidates: Vec::new(),
-                allowed: Vec::new(),
-                keepalive: None,
-                preshared: None,
-            };
+            let key = PrivateKey::from_bytes([2 + number as u8; 32]).public();
+            let config = PeerConfig::new(format!("cluster-{number}/gateway"), key);
             let tunnel = identity.tunnel(&config.public_key, None, number.into());
             let prefixes = (number..PREFIXES).step_by(PEERS.into()).map(|prefix| {
                 let [high, low] = prefix.to_be_bytes();
@@ -213,15 +188,6 @@ fn pair() -> (Box<dyn Tunnel>, Box<dyn Tunnel>) {
         left.tunnel(&right.public(), None, 1),
         right.tunnel(&left.public(), None, 2),
     );
-    meet(&mut *a, &mut *b);
+    model::shake(&mut *a, &mut *b);
     (a, b)
-}
-
-fn meet(a: &mut dyn Tunnel, b: &mut dyn Tunnel) {
-    let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
-    let len = a.initiate(&mut left).unwrap();
-    let answer = b.handshake(&left[..len], &mut right).unwrap();
-    let answer = a.handshake(&right[..answer.len], &mut left).unwrap();
-    assert!(answer.len >= DATA_OVERHEAD);
-    assert_eq!(b.open(&left[..answer.len], &mut right), Ok(0));
 }

@@ -27,7 +27,6 @@ mod inbound;
 mod join;
 mod key;
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code))]
 mod model;
 mod noise;
 #[cfg(test)]

@@ -5,15 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::checksum::{Sum, pseudo};
 use super::join::{Allowed, HEADERS_MAX, Join};
+use super::noise::{SCRATCH_LEN, Tunnel};
 use super::packet;
 use super::split::{Prepared, prepare};
 use super::vnet::{Kind, VNET_HEADER_LEN, Vnet};
 
 pub(super) const ALL: Allowed = Allowed { tcp: true, udp: true };
 pub(super) const ACK: u8 = 0x10;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const FIN: u8 = 0x01;
-pub(super) const CWR: u8 = 0x80;
 
 pub(super) fn addresses(v6: bool) -> (IpAddr, IpAddr) {
     if v6 {
@@ -105,6 +103,22 @@ pub(super) fn sound(packet: &[u8]) -> bool {
                 == packet.len() - transport)
 }
 
+/// Runs a handshake to its end.
+pub(super) fn shake(a: &mut dyn Tunnel, b: &mut dyn Tunnel) {
+    let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+    let len = a.initiate(&mut left).unwrap();
+    let answer = b.handshake(&left[..len], &mut right).unwrap();
+    assert!(answer.authentic && !answer.completed);
+    let answer = a.handshake(&right[..answer.len], &mut left).unwrap();
+    assert!(answer.authentic && answer.completed);
+    assert!(
+        !b.established(),
+        "the responder waits for the initiator's first data"
+    );
+    assert_eq!(b.open(&left[..answer.len], &mut right), Ok(0));
+    assert!(a.established() && b.established() && a.initiator() && !b.initiator());
+}
+
 /// Cuts as a worker does on the way out.
 pub(super) fn cut(vnet: Vnet, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
     let header = packet::parse(&packet).unwrap();
@@ -136,7 +150,7 @@ pub(super) fn super_vnet(shape: Shape, size: usize) -> Vnet {
     }
 }
 
-/// Joins as the `in` thread does: each write to the TUN as its virtio header and its packet.
+/// Joins as a worker does on the way in: each write to the TUN as its virtio header and its packet.
 pub(super) fn joined(packets: &[Vec<u8>], allowed: Allowed) -> Vec<([u8; VNET_HEADER_LEN], Vec<u8>)> {
     let plain = packets.concat();
     let mut at = 0;

@@ -383,7 +383,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::datapath::model;
+    use crate::datapath::model::{self, shake};
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -395,22 +395,6 @@ mod tests {
             b.tunnel(&a.public(), None, 0x07),
         );
         (a, b, to_b, to_a)
-    }
-
-    /// Runs a handshake to its end.
-    fn shake(a: &mut dyn Tunnel, b: &mut dyn Tunnel) {
-        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
-        let len = a.initiate(&mut left).unwrap();
-        let answer = b.handshake(&left[..len], &mut right).unwrap();
-        assert!(answer.authentic && !answer.completed);
-        let answer = a.handshake(&right[..answer.len], &mut left).unwrap();
-        assert!(answer.authentic && answer.completed);
-        assert!(
-            !b.established(),
-            "the responder waits for the initiator's first data"
-        );
-        assert_eq!(b.open(&left[..answer.len], &mut right), Ok(0));
-        assert!(a.established() && b.established() && a.initiator() && !b.initiator());
     }
 
     #[test]

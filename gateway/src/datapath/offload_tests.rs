@@ -4,12 +4,14 @@ use proptest::prelude::*;
 
 use super::checksum::pseudo;
 use super::join::Allowed;
-use super::model::{
-    ACK, ALL, CWR, FIN, PSH, Shape, addresses, as_kernel, cut, joined, packet_of, sound, super_vnet,
-};
+use super::model::{ACK, ALL, Shape, addresses, as_kernel, cut, joined, packet_of, sound, super_vnet};
 use super::packet;
 use super::split::{Prepared, prepare};
 use super::vnet::{Kind, VNET_HEADER_LEN, Vnet};
+
+const PSH: u8 = 0x08;
+const FIN: u8 = 0x01;
+const CWR: u8 = 0x80;
 
 fn shapes() -> impl Strategy<Value = Shape> {
     (any::<bool>(), any::<bool>(), any::<u16>(), any::<u32>()).prop_map(|(v6, udp, port, sequence)| Shape {
