@@ -94,6 +94,13 @@ pub struct Offload {
     pub uso: bool,
 }
 
+impl Offload {
+    /// Length of the header in front of each packet.
+    pub fn header_len(self) -> usize {
+        if self.vnet_header { VNET_HEADER_LEN } else { 0 }
+    }
+}
+
 /// An open TUN device. It vanishes when the last clone of its descriptor is closed.
 #[derive(Debug)]
 pub struct Tun {

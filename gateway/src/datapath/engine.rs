@@ -174,9 +174,7 @@ pub struct Engine {
 impl Engine {
     /// Opens the TUN device and the socket in the caller's network namespace, and starts the threads.
     pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
-        Self::check(config)?;
-        let udp = Self::socket(config)?;
-        Self::start_on(config, udp)
+        Self::start_on(config, Self::socket(config)?)
     }
 
     fn check(config: &EngineConfig) -> Result<(), EngineError> {

@@ -210,7 +210,7 @@ impl Opened {
             },
         );
         let header = [0; VNET_HEADER_LEN];
-        let header = &header[..if offload.vnet_header { VNET_HEADER_LEN } else { 0 }];
+        let header = &header[..offload.header_len()];
         let packet = |number: usize| {
             let (start, len) = packets[number];
             &plain[start..start + len]

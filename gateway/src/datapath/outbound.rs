@@ -43,11 +43,7 @@ impl Outbound {
         Self {
             buffer: vec![0; READ_LEN],
             outgoing: Outgoing::new(),
-            header_len: if worker.tun.offload().vnet_header {
-                VNET_HEADER_LEN
-            } else {
-                0
-            },
+            header_len: worker.tun.offload().header_len(),
         }
     }
 
@@ -163,11 +159,7 @@ fn forward_too_big(
             && outgoing.answers.take(Instant::now())
         {
             let header = [0; VNET_HEADER_LEN];
-            let header = &header[..if worker.tun.offload().vnet_header {
-                VNET_HEADER_LEN
-            } else {
-                0
-            }];
+            let header = &header[..worker.tun.offload().header_len()];
             if let Err(errno) =
                 rustix::io::writev(&worker.tun, &[IoSlice::new(header), IoSlice::new(&answer)])
             {
@@ -178,9 +170,14 @@ fn forward_too_big(
     }
 }
 
+/// The length of a packet with its padding.
+fn padded_len(len: usize, mtu: usize) -> usize {
+    len.next_multiple_of(PADDING).min(mtu.max(len))
+}
+
 /// Shows a packet with its padding, and puts back what lay in the padding's place.
 fn padded(buffer: &mut [u8], range: Range<usize>, mtu: usize, show: impl FnOnce(&[u8])) {
-    let padded = range.start + range.len().next_multiple_of(PADDING).min(mtu.max(range.len()));
+    let padded = range.start + padded_len(range.len(), mtu);
     let mut kept = [0; PADDING];
     let kept = &mut kept[..padded - range.end];
     kept.copy_from_slice(&buffer[range.end..padded]);
@@ -261,11 +258,7 @@ impl Outgoing {
         packets: &Packets,
         mtu: usize,
     ) -> Option<MutexGuard<'a, State>> {
-        let longest = packets
-            .longest()
-            .next_multiple_of(PADDING)
-            .min(mtu.max(packets.longest()))
-            + DATA_OVERHEAD;
+        let longest = padded_len(packets.longest(), mtu) + DATA_OVERHEAD;
         loop {
             let state = peer.lock();
             if !state.tunnel.established() {

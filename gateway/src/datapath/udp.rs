@@ -1,4 +1,4 @@
-//! The UDP socket: one for all peers and both families, sending and receiving runs of datagrams.
+//! A worker's UDP socket, for all peers and both families: sending and receiving runs of datagrams.
 
 #![allow(unsafe_code)]
 

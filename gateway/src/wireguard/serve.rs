@@ -34,6 +34,7 @@ const REQUEST_MAX: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Clients at a time.
 const CLIENTS: usize = 32;
+
 /// Runs an interface until it is deleted, its socket is removed, or a signal ends it.
 ///
 /// # Errors
