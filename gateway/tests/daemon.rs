@@ -23,7 +23,8 @@ use strait_api::records::{Cluster, Gateway, Member};
 use strait_apiserver::{Config, Server, Tls, User, kubeconfig};
 use strait_linux::link::{Links, VethEnd};
 use strait_linux::netns::Netns;
-use strait_linux::{tun, userns};
+use strait_linux::testing::enter_namespaces;
+use strait_linux::tun;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NODE: &str = "gw";
@@ -54,11 +55,7 @@ fn main() {
     if listing || filter.is_some_and(|filter| !"daemon".contains(&filter)) {
         return;
     }
-    if !userns::is_root() {
-        userns::become_root().unwrap_or_else(|error| panic!("{error}"));
-    }
-    let network = Netns::new().unwrap_or_else(|error| panic!("{error}"));
-    network.enter().unwrap();
+    enter_namespaces();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,28 +14,10 @@ use strait_gateway::datapath::{Engine, EngineConfig, PeerConfig, PrivateKey};
 use strait_linux::link::{Links, VethEnd};
 use strait_linux::mounts::{Cover, Mounts};
 use strait_linux::netns::Netns;
-use strait_linux::userns;
+use strait_linux::testing::{PATIENCE, until, waits};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a stream: several times what all buffers hold.
 const STREAM: usize = 16 << 20;
-
-/// Moves this process where it may make network devices, and nothing else of the machine can be touched.
-pub(crate) fn enter_namespaces() {
-    if !userns::is_root() {
-        userns::become_root().unwrap_or_else(|error| panic!("{error}"));
-    }
-    let network = Netns::new().unwrap_or_else(|error| panic!("{error}"));
-    network.enter().unwrap();
-}
-
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 pub(crate) fn installed(program: &str) -> bool {
     std::env::var_os("PATH")
@@ -208,7 +190,8 @@ impl Side {
 
     /// The configuration socket, as this process can reach it.
     pub(crate) fn socket(&self) -> PathBuf {
-        format!("/proc/{}/root/run/wireguard/{}.sock", self.process, self.name).into()
+        let root = Path::new("/proc").join(self.process.to_string()).join("root");
+        root.join("run/wireguard").join(format!("{}.sock", self.name))
     }
 
     pub(crate) fn connect(&self) -> UnixStream {
@@ -236,6 +219,22 @@ impl Side {
 
     pub(crate) fn set(&self, lines: &str) {
         assert_eq!(self.ask(&format!("set=1\n{lines}\n")), "errno=0\n\n", "{lines}");
+    }
+
+    /// Gives it its key and port, and the other side for its only peer; where that is, if this side `begins`.
+    pub(crate) fn meet(&self, other: &Side, begins: bool) {
+        let (own, far) = (self.number, other.number);
+        let port = |number: usize| 5000 + number as u16;
+        let endpoint = match begins {
+            true => format!("endpoint={}\n", other.underlay(port(far))),
+            false => String::new(),
+        };
+        self.set(&format!(
+            "private_key={}\nlisten_port={}\npublic_key={}\n{endpoint}allowed_ip=10.98.0.{far}/32\nallowed_ip=fd98::{far}/128\n",
+            key(own as u8),
+            port(own),
+            public(far as u8),
+        ));
     }
 
     pub(crate) fn get(&self) -> String {
@@ -298,16 +297,7 @@ impl Side {
 
     /// How often its threads have waited.
     pub(crate) fn waits(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process)).unwrap();
-        tasks
-            .map(|task| {
-                let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-                let line = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-                line.unwrap().trim().parse::<u64>().unwrap()
-            })
-            .sum()
+        waits(self.process, None)
     }
 
     pub(crate) fn add_address(&self, address: &str) {
@@ -415,13 +405,9 @@ impl FarPeer {
             })
             .unwrap();
         let refused = engine.set_peers(&[PeerConfig {
-            id: "hub".to_owned(),
-            public_key: PrivateKey::from_bytes([1; 32]).public(),
-            lane_keys: Vec::new(),
             candidates: vec![endpoint.parse().unwrap()],
             allowed: vec!["10.98.0.1/32".parse().unwrap()],
-            keepalive: None,
-            preshared: None,
+            ..PeerConfig::new("hub", PrivateKey::from_bytes([1; 32]).public())
         }]);
         assert_eq!(refused, []);
         BusyPeer {

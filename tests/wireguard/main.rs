@@ -11,13 +11,14 @@ mod bed;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bed::{Bed, Driver, FarPeer, Side, exchange, key, public, until};
+use bed::{Bed, Driver, FarPeer, Side, exchange, key, public};
+use strait_linux::testing::{enter_namespaces, until};
 
 /// Fails by panic; an error says why it was not tried.
 type Scenario = fn() -> Result<(), String>;
 
 fn main() {
-    bed::enter_namespaces();
+    enter_namespaces();
     let filter = std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
@@ -59,18 +60,9 @@ fn main() {
 }
 
 /// Gives two sides each other's keys and addresses, and the first the second's endpoint.
-fn join(a: &Side, b: &Side) {
-    a.set(&format!(
-        "private_key={}\nlisten_port=5001\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.2/32\nallowed_ip=fd98::2/128\n",
-        key(1),
-        public(2),
-        b.underlay(5002),
-    ));
-    b.set(&format!(
-        "private_key={}\nlisten_port=5002\npublic_key={}\nallowed_ip=10.98.0.1/32\nallowed_ip=fd98::1/128\n",
-        key(2),
-        public(1),
-    ));
+fn join(first: &Side, second: &Side) {
+    first.meet(second, true);
+    second.meet(first, false);
 }
 
 fn pair() -> (Bed, Side, Side) {
@@ -254,12 +246,7 @@ fn killed_and_started_again() -> Result<(), String> {
         // What is sent meanwhile is lost, and the sender's session stays what it was.
         b = bed.side(2, Driver::Strait);
         let begun = Instant::now();
-        b.set(&format!(
-            "private_key={}\nlisten_port=5002\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.1/32\n",
-            key(2),
-            public(1),
-            a.underlay(5001)
-        ));
+        b.meet(&a, true);
         let (from, to) = if killed_sends { (&b, &a) } else { (&a, &b) };
         exchange(from, to, b"again");
         let took = begun.elapsed();
@@ -346,26 +333,15 @@ fn interoperates(program: &'static str) -> Result<(), String> {
         let bed = Bed::new();
         let (ours, theirs) = (bed.side(1, Driver::Strait), bed.side(2, Driver::Other(program)));
         let (ours, theirs) = (&ours, &theirs);
-        if theirs_first {
-            // The one with the endpoint begins.
-            theirs.set(&format!(
-                "private_key={}\nlisten_port=5002\npublic_key={}\nendpoint={}\nallowed_ip=10.98.0.1/32\nallowed_ip=fd98::1/128\n",
-                key(2),
-                public(1),
-                ours.underlay(5001)
-            ));
-            ours.set(&format!(
-                "private_key={}\nlisten_port=5001\npublic_key={}\nallowed_ip=10.98.0.2/32\nallowed_ip=fd98::2/128\n",
-                key(1),
-                public(2)
-            ));
-            exchange(theirs, ours, b"there");
-            exchange(ours, theirs, b"and back");
+        // The one with the endpoint begins.
+        let (first, second) = if theirs_first {
+            (theirs, ours)
         } else {
-            join(ours, theirs);
-            exchange(ours, theirs, b"there");
-            exchange(theirs, ours, b"and back");
-        }
+            (ours, theirs)
+        };
+        join(first, second);
+        exchange(first, second, b"there");
+        exchange(second, first, b"and back");
         for len in [0, 1, 15, 16, 17, 1000, 1392] {
             exchange(ours, theirs, &vec![5; len]);
             exchange(theirs, ours, &vec![6; len]);

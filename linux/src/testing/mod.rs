@@ -1,15 +1,17 @@
 //! For tests that need root: as root they run as they are; else in a user namespace of their own. And what
-//! such tests need besides: other people's firewalls, pictures of a
-//! namespace before and after, and a kernel that refuses system calls.
+//! such tests need besides: other people's firewalls, pictures of a namespace before and after, a kernel that
+//! refuses system calls, and looks at a process.
 
 mod dump;
 mod firewall;
+mod process;
 mod refuse;
 
 use std::process::Command;
 
 pub use dump::{difference, dump};
 pub use firewall::Firewall;
+pub use process::{PATIENCE, enter_namespaces, until, waits};
 pub use refuse::{Call, refuse};
 
 use crate::userns;
