@@ -8,7 +8,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
 #[path = "../tests/engine/bed.rs"]
 mod bed;
 #[path = "../tests/engine/floods.rs"]
@@ -19,8 +18,9 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bed::{Pair, dropped, loopback, v4};
+use bed::{Pair, loopback, v4};
 use floods::Flood;
+use strait_linux::testing::enter_namespaces;
 
 /// Of each measurement.
 const SECONDS: f64 = 2.0;
@@ -58,7 +58,7 @@ fn options() -> Options {
 }
 
 fn main() {
-    bed::enter_namespaces();
+    enter_namespaces();
     let options = options();
     let (pair, captured) = floods::overheard();
     // Where nobody reads, and little room is.
@@ -83,14 +83,7 @@ fn main() {
         }
         let mut results = [Vec::new(), Vec::new()];
         let mut rates = Vec::new();
-        let counted = || {
-            flood
-                .causes
-                .iter()
-                .map(|cause| dropped(&pair.engine_b, *cause))
-                .sum::<u64>()
-        };
-        let before = counted();
+        let before = flood.counted(&pair);
         let mut sent_to_us = 0;
         for round in 0..options.rounds * 2 {
             let (rate, speed, sent) = beside(&pair, &flood, targets[round % 2], options.rate);
@@ -106,7 +99,7 @@ fn main() {
             flood.name,
             here / elsewhere * 100.0,
             median(&mut rates),
-            (counted() - before) * 100 / sent_to_us.max(1),
+            (flood.counted(&pair) - before) * 100 / sent_to_us.max(1),
         );
     }
 }

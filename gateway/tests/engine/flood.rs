@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use strait_gateway::datapath::DropCause;
+use strait_linux::testing::until;
 
-use crate::bed::{PATIENCE, Pair, dropped, loopback, until, v4};
+use crate::bed::{PATIENCE, Pair, dropped, loopback, v4};
 use crate::floods::{Flood, all, initiations, overheard};
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
@@ -49,19 +50,9 @@ fn stream(pair: &Pair) {
 fn floods_are_counted_and_streams_go_on() {
     let (pair, captured) = overheard();
     let to_b = loopback(pair.engine_b.port());
-    for Flood {
-        name,
-        datagrams,
-        causes,
-    } in &all(&pair, captured)
-    {
-        let counted = || {
-            causes
-                .iter()
-                .map(|cause| dropped(&pair.engine_b, *cause))
-                .sum::<u64>()
-        };
-        let before = counted();
+    for flood in &all(&pair, captured) {
+        let Flood { name, datagrams, .. } = flood;
+        let before = flood.counted(&pair);
         let (done, stop) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -78,8 +69,8 @@ fn floods_are_counted_and_streams_go_on() {
         });
         stream(&pair);
         // The kernel may have dropped some before.
-        until(name, || counted() - before > FLOOD as u64 / 2);
-        let counted = counted() - before;
+        until(name, || flood.counted(&pair) - before > FLOOD as u64 / 2);
+        let counted = flood.counted(&pair) - before;
         assert!(counted <= FLOOD as u64, "{name}: {counted} of {FLOOD} counted");
     }
     assert_eq!((pair.engine_a.fault(), pair.engine_b.fault()), (None, None));

@@ -5,25 +5,41 @@ use std::sync::{Arc, Mutex};
 
 use strait_gateway::datapath::{DropCause, PrivateKey, PublicKey};
 
-use crate::bed::{Node, PATIENCE, Pair, config, loopback, peer, relay};
+use crate::bed::{Node, PATIENCE, Pair, config, dropped, loopback, peer, relay};
 
 /// A flood: its datagrams, over and over.
 pub(crate) struct Flood {
     pub(crate) name: &'static str,
     pub(crate) datagrams: Vec<Vec<u8>>,
     /// As what it may be counted.
-    pub(crate) causes: &'static [DropCause],
+    causes: &'static [DropCause],
+}
+
+impl Flood {
+    /// How much of it the second engine has counted.
+    pub(crate) fn counted(&self, pair: &Pair) -> u64 {
+        let causes = self.causes.iter();
+        causes.map(|cause| dropped(&pair.engine_b, *cause)).sum()
+    }
 }
 
 /// Numbers that look random (xorshift).
-struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 >> 32) as u8
+        self.0
+    }
+
+    fn byte(&mut self) -> u8 {
+        (self.number() >> 32) as u8
     }
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {
@@ -83,7 +99,7 @@ pub(crate) fn overheard() -> (Pair, Vec<Vec<u8>>) {
 
 /// Every flood for the second engine.
 pub(crate) fn all(pair: &Pair, captured: Vec<Vec<u8>>) -> Vec<Flood> {
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let mut chance = Chance::new();
     vec![
         Flood {
             name: "random datagrams",

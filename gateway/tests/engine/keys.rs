@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use strait_gateway::datapath::{EngineConfig, KeyLimits};
+use strait_linux::testing::{until, waits};
 
-use crate::bed::{PATIENCE, Pair, exchange, only, until, v4};
+use crate::bed::{PATIENCE, Pair, exchange, v4};
+use crate::pairs::only;
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
@@ -89,11 +91,10 @@ fn keys_renewed_under_load_lose_no_packet() {
         ("by both at once", by_count, by_count),
         ("by age", by_age, by_age),
     ] {
-        let pair = Pair::apart_with(|number, config| EngineConfig {
+        let pair = Pair::with_each(|number, config| EngineConfig {
             key_limits: if number == 1 { limits_a } else { limits_b },
             ..config
         });
-        pair.meet();
         let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
         let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
         std::thread::scope(|scope| {
@@ -130,17 +131,7 @@ fn keys_renewed_under_load_lose_no_packet() {
 
 /// How often the control threads of this process have waited.
 fn control_waits() -> u64 {
-    let mut waits = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        if status.starts_with("Name:\tstrait-ctl\n") {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            waits += line.unwrap().trim().parse::<u64>().unwrap();
-        }
-    }
-    waits
+    waits(std::process::id(), Some("strait-ctl"))
 }
 
 fn an_idle_tunnel_sleeps() {

@@ -5,10 +5,12 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Instant;
 
-use strait_gateway::datapath::{DropCause, Engine, EngineConfig, LaneStatus, PeerConfig, PrivateKey};
+use strait_gateway::datapath::{DropCause, Engine, EngineConfig, LaneStatus, PeerConfig};
 use strait_linux::link::Links;
+use strait_linux::testing::until;
 
-use crate::bed::{Node, PATIENCE, Pair, config, dropped, loopback, only, peer, transfer, until, v4};
+use crate::bed::{PATIENCE, Pair, dropped, loopback, peer, v4};
+use crate::pairs::{only, transfer};
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
@@ -35,25 +37,11 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
 ];
 
 fn bytes_cross_with_several_workers_and_after_a_move() {
-    let (a, b) = (Node::new(), Node::new());
-    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-    let with = |key, workers| EngineConfig {
-        workers,
-        ..config(key)
-    };
-    let (engine_a, engine_b) = (a.engine(with(&key_a, 4), 1), b.engine(with(&key_b, 3), 2));
-    assert_eq!((engine_a.workers(), engine_b.workers()), (4, 3));
-    let pair = Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    };
-    pair.join(
-        &[loopback(pair.engine_a.port())],
-        &[loopback(pair.engine_b.port())],
-    );
+    let pair = Pair::with_each(|number, config| EngineConfig {
+        workers: if number == 1 { 4 } else { 3 },
+        ..config
+    });
+    assert_eq!((pair.engine_a.workers(), pair.engine_b.workers()), (4, 3));
     transfer(&pair);
     let before = pair.engine_a.port();
     pair.engine_a.listen(0).unwrap();
@@ -68,23 +56,10 @@ fn bytes_cross_with_several_workers_and_after_a_move() {
 
 /// Two nodes whose engines have so many workers, joined by as many lanes as both have.
 fn laned(workers_a: usize, workers_b: usize) -> Pair {
-    let (a, b) = (Node::new(), Node::new());
-    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-    let with = |key, workers| EngineConfig {
-        workers,
-        ..config(key)
-    };
-    let (engine_a, engine_b) = (
-        a.engine(with(&key_a, workers_a), 1),
-        b.engine(with(&key_b, workers_b), 2),
-    );
-    let pair = Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    };
+    let pair = Pair::apart_with(|number, config| EngineConfig {
+        workers: if number == 1 { workers_a } else { workers_b },
+        ..config
+    });
     for (engine, other, number) in [
         (&pair.engine_a, &pair.engine_b, 2),
         (&pair.engine_b, &pair.engine_a, 1),

@@ -12,18 +12,18 @@ mod keys;
 mod lanes;
 mod offloads;
 mod packets;
+mod pairs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use bed::{
-    Node, PATIENCE, Pair, config, dropped, enter_namespaces, exchange, loopback, only, peer, relay, transfer,
-    until, v4,
-};
-
+use bed::{Node, PATIENCE, Pair, config, dropped, exchange, loopback, peer, relay, v4};
+use floods::Chance;
+use pairs::{only, transfer};
 use strait_gateway::datapath::{
     DropCause, Engine, EngineConfig, EngineError, PeerConfig, PrivateKey, PublicKey, RefusedReason,
 };
+use strait_linux::testing::{enter_namespaces, until};
 use strait_linux::tun;
 
 fn main() {
@@ -103,25 +103,11 @@ fn main() {
 }
 
 fn bytes_cross_without_offloads() {
-    let (a, b) = (Node::new(), Node::new());
-    let (key_a, key_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-    let plain = |key| EngineConfig {
-        offload: false,
-        ..config(key)
-    };
     // One end with, one without.
-    let (engine_a, engine_b) = (a.engine(plain(&key_a), 1), b.engine(config(&key_b), 2));
-    let pair = Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    };
-    pair.join(
-        &[loopback(pair.engine_a.port())],
-        &[loopback(pair.engine_b.port())],
-    );
+    let pair = Pair::with_each(|number, config| EngineConfig {
+        offload: number == 2,
+        ..config
+    });
     transfer(&pair);
     let offload = pair.engine_a.status().offload;
     assert!(
@@ -208,13 +194,8 @@ fn random_datagrams_change_nothing() {
     let before = only(&pair.engine_b);
     let socket = UdpSocket::bind(loopback(0)).unwrap();
     let target = loopback(pair.engine_b.port());
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut chance = Chance::new();
+    let mut random = || chance.number();
     let mut buffer = vec![0u8; 65_507];
     let mut sent = 0;
     for round in 0..4000u64 {
@@ -300,42 +281,54 @@ fn replayed_and_cut_datagrams_are_dropped() {
     });
 }
 
+/// The first gateway ends, and one of this configuration, which knows the second, comes in its place in another
+/// namespace. Also tells when it began to come.
+fn replaced(pair: Pair, config: EngineConfig) -> (Pair, Instant) {
+    let Pair {
+        a,
+        b,
+        engine_a,
+        engine_b,
+    } = pair;
+    engine_a.stop();
+    drop(a);
+    let a = Node::new();
+    let start = Instant::now();
+    let engine_a = a.engine(config, 1);
+    let known = peer(2, engine_b.public_key(), &[loopback(engine_b.port())]);
+    assert_eq!(engine_a.set_peers(&[known]), []);
+    let pair = Pair {
+        a,
+        b,
+        engine_a,
+        engine_b,
+    };
+    (pair, start)
+}
+
+/// A pair, and the first gateway's key.
+fn pair_and_key() -> (Pair, PrivateKey) {
+    let key = PrivateKey::generate().unwrap();
+    let pair = Pair::with_each(|number, config| match number {
+        1 => EngineConfig {
+            private_key: key.clone(),
+            ..config
+        },
+        _ => config,
+    });
+    (pair, key)
+}
+
 fn a_restart_with_the_same_key_recovers() {
-    let mut pair = Pair::new();
+    let (mut pair, key) = pair_and_key();
     pair.works();
     for _ in 0..3 {
-        let port = pair.engine_a.port();
-        let peers = [peer(
-            2,
-            pair.engine_b.public_key(),
-            &[loopback(pair.engine_b.port())],
-        )];
-        let fresh = Node::new();
-        let Pair {
-            a,
-            b,
-            key_a,
-            engine_a,
-            engine_b,
-        } = pair;
-        engine_a.stop();
-        drop(a);
-        let start = Instant::now();
-        let engine_a = fresh.engine(
-            EngineConfig {
-                listen_port: port,
-                ..config(&key_a)
-            },
-            1,
-        );
-        assert_eq!(engine_a.set_peers(&peers), []);
-        pair = Pair {
-            a: fresh,
-            b,
-            key_a,
-            engine_a,
-            engine_b,
+        let same = EngineConfig {
+            listen_port: pair.engine_a.port(),
+            ..config(&key)
         };
+        let start;
+        (pair, start) = replaced(pair, same);
         pair.works();
         assert!(
             start.elapsed() < Duration::from_secs(4),
@@ -346,27 +339,9 @@ fn a_restart_with_the_same_key_recovers() {
 }
 
 fn roaming_follows_authentic_packets() {
-    let pair = Pair::new();
-    let Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    } = pair;
-    engine_a.stop();
-    drop(a);
+    let (pair, key) = pair_and_key();
     // The same gateway comes back at another port, which is in nobody's record.
-    let a = Node::new();
-    let engine_a = a.engine(config(&key_a), 1);
-    engine_a.set_peers(&[peer(2, engine_b.public_key(), &[loopback(engine_b.port())])]);
-    let pair = Pair {
-        a,
-        b,
-        key_a,
-        engine_a,
-        engine_b,
-    };
+    let (pair, _) = replaced(pair, config(&key));
     pair.works();
     assert_eq!(
         only(&pair.engine_b).endpoint,
@@ -459,7 +434,6 @@ fn two_gateways_of_one_cluster_share_its_flows() {
     let Pair {
         a,
         b,
-        key_a,
         engine_a,
         engine_b,
     } = Pair::apart();
@@ -474,7 +448,7 @@ fn two_gateways_of_one_cluster_share_its_flows() {
         []
     );
     for engine in [&engine_b, &engine_c] {
-        assert_eq!(engine.set_peers(&[peer(1, key_a.public(), &[])]), []);
+        assert_eq!(engine.set_peers(&[peer(1, engine_a.public_key(), &[])]), []);
     }
     until("both tunnels are up", || {
         engine_a

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use strait_gateway::datapath::{EngineConfig, OffloadStatus, PrivateKey};
 use strait_linux::testing::{Call, refuse};
 
-use crate::bed::{Node, Pair, config, transfer};
+use crate::bed::{Node, Pair, config};
+use crate::pairs::transfer;
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
@@ -46,7 +47,6 @@ fn pair(numbers: &'static [i64], decide: impl Fn(&Call) -> Option<Errno> + Send 
     let pair = Pair {
         a,
         b,
-        key_a,
         engine_a,
         engine_b,
     };

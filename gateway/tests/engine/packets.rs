@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use strait_gateway::datapath::{DropCause, EngineConfig};
+use strait_linux::testing::until;
 
-use crate::bed::{PATIENCE, Pair, dropped, exchange, loopback, peer, relay, transfer, until, v4, v6};
+use crate::bed::{PATIENCE, Pair, dropped, exchange, loopback, peer, relay, v4};
+use crate::pairs::{transfer, v6};
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
