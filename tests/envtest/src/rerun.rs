@@ -107,10 +107,10 @@ fn names(except: &[&str]) -> Result<Vec<String>, String> {
 /// Runs the tests of this binary on what `KUBEBUILDER_ASSETS` names, all but those in `except`, of which the caller
 /// is one. Where it names nothing, they are skipped by name, and counted.
 pub async fn again(on: On, except: &[&str]) -> Result<(), String> {
-    let names = names(except)?;
     match plane::assets() {
         Some(assets) => again_in(&assets, on, except).await,
         None => {
+            let names = names(except)?;
             for name in &names {
                 skip(
                     &format!("{name} on kube-apiserver"),
