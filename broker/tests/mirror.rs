@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use common::{Broker, Home, exported_service, gateway, until};
@@ -17,6 +18,9 @@ use strait_api::names;
 use strait_api::records::{Cluster, ExportedService, Gateway, MemberState};
 use strait_broker::leave::leave;
 use strait_core::mirror::MAX_GATEWAYS;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// Two members with agents.
 async fn fleet(broker: &Broker) -> (Home, Home) {
@@ -298,6 +302,82 @@ async fn after_a_restored_backup_the_owners_word_counts_not_the_backups() {
     blue.stop().await;
     green.stop().await;
     broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_replaced_by_a_copy_of_its_data_is_noticed_though_it_never_was_away() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&data, None).await;
+    let address = broker.address;
+    let front = Front::before(address).await;
+    let (mut blue, mut green) = (Home::start("blue", 1).await, Home::start("green", 2).await);
+    for home in [&blue, &green] {
+        let mut token = broker.token(Some(&home.id)).await;
+        token.url = format!("https://{}", front.address);
+        home.join(&token).await.unwrap();
+    }
+    broker.stop().await;
+    let copied = tempfile::tempdir().unwrap();
+    copy(data.path(), copied.path());
+    let broker = Broker::start(&data, Some(address)).await;
+    blue.start_agent();
+    green.start_agent();
+    blue.export("kept", "10.1.0.6").await;
+    green.copies(&["blue.blue", "blue.kept.demo"]).await;
+    // Far more versions than the copy will reach by itself.
+    let blues: Api<ExportedService> = Api::namespaced(broker.client.clone(), "strait-m-blue");
+    for n in 0..200 {
+        let patch = json!({ "metadata": { "annotations": { "turn": n.to_string() } } });
+        blues
+            .patch("kept.demo", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap();
+    }
+    let other = Broker::start(&copied, None).await;
+    front.lead_to(other.address);
+    broker.stop().await;
+    blue.export("later", "10.1.0.7").await;
+    green
+        .copies(&["blue.blue", "blue.kept.demo", "blue.later.demo"])
+        .await;
+    blue.stop().await;
+    green.stop().await;
+    other.stop().await;
+}
+
+/// An address that stays the same whatever is behind it.
+struct Front {
+    address: SocketAddr,
+    behind: watch::Sender<SocketAddr>,
+}
+
+impl Front {
+    async fn before(behind: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (behind, look) = watch::channel(behind);
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let mut look = look.clone();
+                tokio::spawn(async move {
+                    let to = *look.borrow_and_update();
+                    let Ok(mut to) = TcpStream::connect(to).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut from, &mut to) => {}
+                        _ = look.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, behind }
+    }
+
+    /// Cuts what is connected; who connects again reaches another.
+    fn lead_to(&self, behind: SocketAddr) {
+        self.behind.send(behind).unwrap();
+    }
 }
 
 /// Copies what one folder holds into another.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt as _};
@@ -37,8 +37,10 @@ pub(super) fn at(object: &DynamicObject) -> At {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn version(object: &DynamicObject) -> Option<u64> {
-    object.metadata.resource_version.as_deref()?.parse().ok()
+/// A record's version: a number that only grows within one store (KEP-5504). 0 if there is none.
+pub(super) fn version(record: &ObjectMeta) -> u64 {
+    let version = record.resource_version.as_deref();
+    version.and_then(|v| v.parse().ok()).unwrap_or_default()
 }
 
 impl Index {
@@ -70,7 +72,8 @@ impl Index {
                 let at = at(&object);
                 // Deleted, and made again by ourselves since.
                 let newer = self.objects.get(&at).is_some_and(|have| {
-                    have.metadata.uid != object.metadata.uid && version(have) > version(&object)
+                    have.metadata.uid != object.metadata.uid
+                        && version(&have.metadata) > version(&object.metadata)
                 });
                 if newer {
                     return Fed::Nothing;
@@ -85,10 +88,9 @@ impl Index {
     /// known: our writes are seen here before the watch tells of them.
     pub(super) fn put(&mut self, object: DynamicObject) -> bool {
         let at = at(&object);
-        let older = self
-            .objects
-            .get(&at)
-            .is_some_and(|have| have.metadata.uid == object.metadata.uid && version(&object) < version(have));
+        let older = self.objects.get(&at).is_some_and(|have| {
+            have.metadata.uid == object.metadata.uid && version(&object.metadata) < version(&have.metadata)
+        });
         if older {
             return false;
         }

@@ -119,7 +119,10 @@ impl Publisher<'_> {
     fn feed(&mut self, side: Side, event: Result<Event<DynamicObject>, watcher::Error>) {
         let (kind, fed) = match (side, event) {
             (Side::Here(kind), Ok(event)) => (kind, self.own.entry(kind).or_default().feed(event)),
-            (Side::There(kind), Ok(event)) => (kind, self.remote.entry(kind).or_default().feed(event)),
+            (Side::There(kind), Ok(event)) => {
+                self.link.saw(&event);
+                (kind, self.remote.entry(kind).or_default().feed(event))
+            }
             (Side::Here(_), Err(e)) => {
                 return tracing::debug!(error = %e, "a watch of own records is renewed");
             }

@@ -138,6 +138,9 @@ impl Receiver<'_> {
             (Side::There(_) | Side::MembersThere, Err(e)) => return self.link.suspect(&e),
             (_, Err(e)) => return tracing::debug!(error = %e, "a watch of copies is renewed"),
         };
+        if matches!(side, Side::There(_) | Side::MembersThere) {
+            self.link.saw(&event);
+        }
         let fed = match side {
             Side::Here(kind) => self.copies.entry(kind).or_default().feed(event),
             Side::There(kind) => self.records.entry(kind).or_default().feed(event),

@@ -1,13 +1,13 @@
 //! A session with the broker: opened, watched over, and opened again when it breaks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
-use kube::api::Api;
-use kube::runtime::watcher;
+use kube::api::{Api, DynamicObject};
+use kube::runtime::watcher::{self, Event};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -17,9 +17,10 @@ use strait_api::{ClusterId, Condition, names};
 use strait_daemon::Shutdown;
 use tokio::sync::Notify;
 
+use super::index::version;
 use super::publish::Memory;
 use super::{LeftOut, Settings, publish, receive};
-use crate::connection::{Connection, Membership, merge, merge_status};
+use crate::connection::{Membership, merge, merge_status};
 use crate::controllers::rfc3339;
 use crate::error::BrokerError;
 
@@ -68,6 +69,8 @@ pub(super) struct Link {
     pub(super) metrics: Metrics,
     suspicion: Notify,
     caught_up: AtomicBool,
+    /// The greatest resource version seen on the broker.
+    newest: AtomicU64,
 }
 
 impl Link {
@@ -84,6 +87,14 @@ impl Link {
     pub(super) fn suspect(&self, error: &watcher::Error) {
         tracing::debug!(error = %error, "a watch on the broker failed");
         self.suspicion.notify_one();
+    }
+
+    /// A watch on the broker told of this.
+    pub(super) fn saw(&self, event: &Event<DynamicObject>) {
+        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
+            self.newest
+                .fetch_max(version(&object.metadata), Ordering::Relaxed);
+        }
     }
 
     /// The copies are as the broker says.
@@ -186,11 +197,13 @@ async fn one(
             )));
         }
         let connection = membership.connect().await?;
-        beat(&connection, &settings.identity).await?;
-        Ok(connection)
+        let beaten = renew(&connection.client, &membership.cluster, &settings.identity)
+            .await
+            .map_err(refused)?;
+        Ok((connection, beaten))
     };
-    let mut connection = match opened.await {
-        Ok(connection) => connection,
+    let (mut connection, beaten) = match opened.await {
+        Ok(open) => open,
         Err(e) => return (e, false),
     };
     let membership = connection.membership.clone();
@@ -200,6 +213,7 @@ async fn one(
         metrics: metrics.clone(),
         suspicion: Notify::new(),
         caught_up: AtomicBool::new(false),
+        newest: AtomicU64::new(beaten),
     };
     metrics.connected.set(1);
     tracing::info!(broker = membership.place.url, cluster = %link.id, "connected to the broker");
@@ -230,16 +244,26 @@ struct Heart {
 }
 
 impl Heart {
-    /// Renews the Lease, and looks at once where a watch failed. Ends when the broker does not answer.
+    /// Renews the Lease, and looks at once where a watch failed. Ends when the broker does not answer, or counts
+    /// its versions from an earlier one on: watches would wait for versions that are to come, and miss what
+    /// changes until then.
     async fn keep(&self, link: &Link, identity: &str) -> BrokerError {
         loop {
             let suspicious = tokio::select! {
                 () = tokio::time::sleep(BEAT) => false,
                 () = link.suspicion.notified() => true,
             };
-            if let Err(e) = renew(&self.client, &self.id, identity).await {
-                return refused(e);
-            }
+            let newest = link.newest.load(Ordering::Relaxed);
+            match renew(&self.client, &self.id, identity).await {
+                Ok(version) if version < newest => {
+                    return BrokerError::State(
+                        "the broker runs on an older copy of its data; all its records are read again"
+                            .to_owned(),
+                    );
+                }
+                Ok(version) => link.newest.fetch_max(version, Ordering::Relaxed),
+                Err(e) => return refused(e),
+            };
             if suspicious {
                 // Watches that fail again and again are not asked about more often than this.
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -256,13 +280,8 @@ fn refused(e: BrokerError) -> BrokerError {
     }
 }
 
-async fn beat(connection: &Connection, identity: &str) -> Result<(), BrokerError> {
-    renew(&connection.client, &connection.membership.cluster, identity)
-        .await
-        .map_err(refused)
-}
-
-async fn renew(client: &Client, id: &ClusterId, identity: &str) -> Result<(), BrokerError> {
+/// Renews the Lease; the version that it has then.
+async fn renew(client: &Client, id: &ClusterId, identity: &str) -> Result<u64, BrokerError> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), &id.member_namespace());
     // MicroTime takes exactly six digits.
     let now = format!("{:.6}", Timestamp::now());
@@ -271,14 +290,9 @@ async fn renew(client: &Client, id: &ClusterId, identity: &str) -> Result<(), Br
         "leaseDurationSeconds": 3 * BEAT.as_secs(),
         "renewTime": now,
     } });
-    merge(
-        &leases,
-        "renewing this cluster's lease on the broker",
-        names::AGENT_LEASE,
-        patch,
-    )
-    .await
-    .map(|_| ())
+    let what = "renewing this cluster's lease on the broker";
+    let lease = merge(&leases, what, names::AGENT_LEASE, patch).await?;
+    Ok(version(&lease.metadata))
 }
 
 /// Ends when `strait join` or `strait leave` changed the membership.
