@@ -8,7 +8,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use rustix::net::AddressFamily;
 
 use crate::link::Links;
 use crate::netdevice;
+use crate::netns::Netns;
 
 const DEVICE: &str = "/dev/net/tun";
 /// Length of the header in front of each packet when [`TunOptions::offload`] is granted
@@ -214,19 +215,49 @@ impl Tun {
         self.offload
     }
 
-    /// The MTU as it is now. To be called in the device's network namespace.
+    /// The MTU as it is now, whatever the device is called by now and whichever network namespace it is in. An
+    /// error where the device is gone.
     pub fn mtu(&self) -> Result<u32, TunError> {
+        let read = || {
+            let mut request = self.named()?;
+            control(
+                AddressFamily::INET,
+                libc::SIOCGIFMTU,
+                "read the MTU",
+                &self.name,
+                &mut request,
+            )?;
+            // SAFETY: SIOCGIFMTU has just filled this member of the union.
+            let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+            Ok(mtu.max(0).cast_unsigned())
+        };
+        match self.namespace() {
+            Some(namespace) => namespace.run(read)?,
+            None => read(),
+        }
+    }
+
+    /// A request about the device under the name that it has now.
+    fn named(&self) -> Result<libc::ifreq, TunError> {
         let mut request = request(&self.name)?;
-        control(
-            AddressFamily::INET,
-            libc::SIOCGIFMTU,
-            "read the MTU",
-            &self.name,
-            &mut request,
-        )?;
-        // SAFETY: SIOCGIFMTU has just filled this member of the union.
-        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-        Ok(mtu.max(0).cast_unsigned())
+        // SAFETY: TUNGETIFF writes one ifreq, which lives on this stack frame.
+        netdevice::answer(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETIFF, &mut request) })
+            .map_err(|source| TunError::Io {
+                action: "ask for the name",
+                name: self.name.clone(),
+                source,
+            })?;
+        Ok(request)
+    }
+
+    /// Where the device is; `None` if the kernel does not say: it does since Linux 5.2, to who may administer that
+    /// namespace.
+    fn namespace(&self) -> Option<Netns> {
+        const TUNGETDEVNETNS: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(b'T', 227);
+        // SAFETY: TUNGETDEVNETNS takes no argument, and returns a new descriptor or an error.
+        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNGETDEVNETNS as _) };
+        // SAFETY: the descriptor is new, and nobody else's.
+        (fd >= 0).then(|| Netns::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Changes the MTU. To be called in the device's network namespace.
@@ -400,6 +431,40 @@ mod tests {
             assert!(matches!(error, TunError::BadName { .. }), "{name:?} gave {error}");
             assert!(error.to_string().contains(&format!("{name:?}")));
         }
+    }
+
+    /// Moving a tunnel's device into another namespace is what WireGuard's own documentation does with it.
+    #[test]
+    fn the_mtu_is_that_of_the_device_under_another_name_and_in_another_namespace() {
+        let name = "tun::tests::the_mtu_is_that_of_the_device_under_another_name_and_in_another_namespace";
+        crate::testing::as_root(name, || {
+            let (here, there) = (Netns::new().unwrap(), Netns::new().unwrap());
+            here.run(|| {
+                let options = |name: &str, mtu| TunOptions {
+                    name: name.into(),
+                    mtu,
+                    offload: false,
+                    nonblocking: true,
+                };
+                let tun = Tun::open_queues(&options("one", 1420), 1, false)
+                    .unwrap()
+                    .remove(0);
+                let links = Links::open().unwrap();
+                links.rename("one", "two").unwrap();
+                links.set_mtu("two", 1500).unwrap();
+                assert_eq!(tun.mtu().unwrap(), 1500);
+                let _other = Tun::open(&options("one", 1300)).unwrap();
+                assert_eq!(tun.mtu().unwrap(), 1500, "not that of who took the name");
+                links.move_to("two", &there).unwrap();
+                let links = Links::open_in(&there).unwrap();
+                links.set_mtu("two", 9000).unwrap();
+                assert_eq!(tun.mtu().unwrap(), 9000);
+                links.remove("two").unwrap();
+                let gone = tun.mtu().unwrap_err().to_string();
+                assert!(gone.contains("on interface one"), "{gone}");
+            })
+            .unwrap();
+        });
     }
 
     /// A kernel without the driver, or a pod without the mount.

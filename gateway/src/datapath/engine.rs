@@ -153,12 +153,10 @@ impl Shared {
     }
 
     fn read_mtu(&self) -> usize {
-        // In another network namespace the device cannot be asked; what was known last stands.
-        if let Ok(mtu) = self.first().tun.mtu() {
-            self.mtu
-                .store((mtu as usize).min(MAX_MTU as usize), Ordering::Relaxed);
-        }
-        self.mtu.load(Ordering::Relaxed)
+        // Where the device cannot be asked, what the kernel lets through counts.
+        let mtu = self.first().tun.mtu().unwrap_or(MAX_MTU).min(MAX_MTU) as usize;
+        self.mtu.store(mtu, Ordering::Relaxed);
+        mtu
     }
 }
 
