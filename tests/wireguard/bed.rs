@@ -194,6 +194,25 @@ impl Side {
         root.join("run/wireguard").join(format!("{}.sock", self.name))
     }
 
+    /// How many descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process))
+            .unwrap()
+            .count() as u64
+    }
+
+    /// Sets how many descriptors the process may have open; how many it could.
+    pub(crate) fn limit_descriptors(&self, most: u64) -> u64 {
+        let process = rustix::process::Pid::from_raw(self.process.cast_signed());
+        let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let limit = rustix::process::Rlimit {
+            current: Some(most),
+            maximum: now.maximum,
+        };
+        let before = rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).unwrap();
+        before.current.unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -168,6 +168,13 @@ fn wrong_requests() -> Result<(), String> {
     exchange(&a, &b, b"still there");
     assert_eq!(a.value("listen_port"), "5001");
     drop(silent);
+    // Without descriptors clients wait, and the tunnels go on.
+    let before = a.limit_descriptors(a.descriptors());
+    let waiting: Vec<_> = (0..4).map(|_| a.connect()).collect();
+    exchange(&a, &b, b"without descriptors");
+    drop(waiting);
+    a.limit_descriptors(before);
+    assert_eq!(a.value("listen_port"), "5001");
     Ok(())
 }
 

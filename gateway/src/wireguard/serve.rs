@@ -79,7 +79,15 @@ async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
         tokio::select! {
             () = shutdown.wait() => return Ok(()),
             client = listener.accept() => {
-                let (stream, _) = client.context("cannot take clients of the configuration socket")?;
+                let stream = match client {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, of this process or of the machine: no reason to end the tunnels.
+                        tracing::warn!(%error, "a client of the configuration socket cannot be taken: trying again in a second");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                };
                 let Ok(place) = Arc::clone(&clients).try_acquire_owned() else {
                     tracing::warn!("more than {CLIENTS} clients at the configuration socket: one was sent away");
                     continue;

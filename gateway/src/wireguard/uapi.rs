@@ -74,7 +74,7 @@ pub(super) enum BadRequest {
     /// Neither `get=1` nor `set=1`.
     #[error("the request begins neither with get=1 nor with set=1")]
     Operation,
-    /// No `=`, or not text.
+    /// No `=`, or not text, or nothing like a key before it.
     #[error("line {line} is not key=value")]
     Form { line: usize },
     /// A key that nobody knows, or that does not stand here.
@@ -200,10 +200,14 @@ fn of_peer(
     Ok(())
 }
 
+/// What does not look like a name of the protocol is not shown: it may be a secret that stands in the wrong place.
 fn unknown(line: usize, key: &str) -> BadRequest {
-    BadRequest::Key {
-        line,
-        key: key.chars().take(40).collect(),
+    let is_name = key.len() <= 30 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_name {
+        let key = key.to_owned();
+        BadRequest::Key { line, key }
+    } else {
+        BadRequest::Form { line }
     }
 }
 
@@ -427,6 +431,8 @@ mod tests {
             ("", "the request begins neither"),
             ("get=2\n", "the request begins neither"),
             ("set=1\nlisten_port\n", "line 2 is not key=value"),
+            ("set=1\nc2VjcmV0secretXY=\n", "line 2 is not key=value"),
+            ("set=1\nsecret00secret00=1\n", "line 2 is not key=value"),
             (
                 "set=1\nlisten_port=65536\n",
                 "line 2: the value of listen_port must be 0 to",
