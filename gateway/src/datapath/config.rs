@@ -254,6 +254,8 @@ drop_causes! {
     OutTooBig = "out_too_big",
     /// Out: the kernel refused to send the datagram.
     OutSendFailed = "out_send_failed",
+    /// Out: the kernel holds as much as it may of what was sent and is still under way in this node.
+    OutSendBufferFull = "out_send_buffer_full",
     /// In: not a WireGuard message.
     InMalformed = "in_malformed",
     /// In: larger than any datagram that the engine receives.

@@ -16,7 +16,7 @@ use super::packet::{self, Header};
 use super::peer::{Peer, State};
 use super::split::{Prepared, Split, prepare};
 use super::toobig::{self, Allowance, TooBig};
-use super::udp::{MAX_SEGMENTS, MAX_SEND};
+use super::udp::{MAX_SEGMENTS, MAX_SEND, Unsent, unsent};
 use super::vnet::{VNET_HEADER_LEN, Vnet};
 
 /// Packets are padded to a multiple of this, to hide their length a little, but not beyond the MTU.
@@ -305,17 +305,17 @@ impl Outgoing {
         let at_once = (MAX_SEND / self.segment).clamp(1, MAX_SEGMENTS);
         let udp = worker.udp.load();
         for part in self.staging[..self.used].chunks(at_once * self.segment) {
-            let packets = part.len().div_ceil(self.segment) as u64;
-            match udp.send_run(to, part, self.segment, self.ecn, &peer.batch) {
-                Ok(()) => {
-                    if peer.count_sent(part.len() as u64, packets) {
-                        shared.control.rouse();
-                    }
-                }
-                Err(error) => {
-                    peer.counters.drops.add(DropCause::OutSendFailed, packets);
-                    tracing::debug!(peer = peer.id, %to, %error, "run not sent");
-                }
+            let (mut bytes, mut packets) = (part.len(), part.len().div_ceil(self.segment) as u64);
+            let result = udp.send_run(to, part, self.segment, self.ecn, &peer.batch);
+            if let Err(Unsent { datagrams, error }) = result {
+                peer.counters.drops.add(unsent(&error), datagrams);
+                tracing::debug!(peer = peer.id, %to, datagrams, %error, "run not sent");
+                // Only a run's last datagram may be shorter.
+                packets -= datagrams;
+                bytes = packets as usize * self.segment;
+            }
+            if packets > 0 && peer.count_sent(bytes as u64, packets) {
+                shared.control.rouse();
             }
         }
         (self.used, self.packets, self.closed) = (0, 0, false);

@@ -12,7 +12,7 @@ use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
 use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel};
 use super::table::Slot;
-use super::udp::Udp;
+use super::udp::{Udp, unsent};
 
 /// Bytes of packets that wait for a session.
 const QUEUE_BYTES: usize = 256 << 10;
@@ -537,7 +537,7 @@ impl Peer {
 
     /// Counts datagrams that the kernel did not take.
     pub(super) fn send_failed(&self, to: SocketAddr, error: &std::io::Error) {
-        self.counters.drops.add(DropCause::OutSendFailed, 1);
+        self.counters.drops.add(unsent(error), 1);
         tracing::debug!(peer = self.id, %to, %error, "datagram not sent");
     }
 

@@ -10,8 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
+use super::config::DropCause;
+
 /// Bytes of receive buffer asked for: some 25 ms at 2 Gbit/s.
 const RECEIVE_BUFFER: usize = 7 << 20;
+/// Bytes of send buffer asked for. All peers share it: it holds what the queues of a few slow links and the
+/// neighbours that do not answer keep back, and others' runs besides.
+const SEND_BUFFER: usize = 7 << 20;
 /// Datagrams (or runs that the kernel has joined) taken by one system call.
 pub(super) const RECEIVE_SLOTS: usize = 8;
 const SLOT_LEN: usize = 65_536;
@@ -91,16 +96,13 @@ impl Udp {
             v6,
             segmentation: AtomicBool::new(offload),
         };
-        // Without privilege the kernel's limit (net.core.rmem_max) applies; that is slower, not wrong.
-        if udp
-            .set(
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                RECEIVE_BUFFER as libc::c_int,
-            )
-            .is_err()
-        {
+        // Without privilege the kernel's limits (net.core.rmem_max, wmem_max) apply; that is slower, not wrong.
+        let (receive, send) = (RECEIVE_BUFFER as libc::c_int, SEND_BUFFER as libc::c_int);
+        if udp.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, receive).is_err() {
             udp.socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        if udp.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send).is_err() {
+            udp.socket.set_send_buffer_size(SEND_BUFFER)?;
         }
         // Outer datagrams may be fragmented: a path below the expected MTU is slow rather than dead.
         if v6 {
@@ -182,6 +184,9 @@ impl Udp {
     ///
     /// `batch` says whether this destination takes several datagrams in one system call; it is cleared
     /// when the kernel refuses that (a small path MTU, or a driver that cannot).
+    ///
+    /// It never waits: what finds no room is not sent, as the room is that of all peers and may be taken by
+    /// what waits for one of them.
     pub(super) fn send_run(
         &self,
         to: SocketAddr,
@@ -189,9 +194,10 @@ impl Udp {
         segment: usize,
         ecn: u8,
         batch: &AtomicBool,
-    ) -> io::Result<()> {
-        if run.len() <= segment {
-            return self.send(to, run, None, ecn);
+    ) -> Result<(), Unsent> {
+        let datagrams = run.chunks(segment);
+        if datagrams.len() <= 1 {
+            return self.send(to, run, None, ecn).map_err(Unsent::of(1));
         }
         if self.segmentation.load(Ordering::Relaxed) && batch.load(Ordering::Relaxed) {
             match self.send(to, run, Some(segment), ecn) {
@@ -206,13 +212,17 @@ impl Udp {
                             tracing::info!(%to, %error, "UDP segmentation offload does not fit this path: sending one by one there");
                         }
                     }
-                    _ => return Err(error),
+                    _ => return Err(Unsent::of(datagrams.len())(error)),
                 },
-                sent => return sent,
+                Ok(()) => return Ok(()),
             }
         }
-        run.chunks(segment)
-            .try_for_each(|datagram| self.send(to, datagram, None, ecn))
+        let count = datagrams.len();
+        for (sent, datagram) in datagrams.enumerate() {
+            self.send(to, datagram, None, ecn)
+                .map_err(Unsent::of(count - sent))?;
+        }
+        Ok(())
     }
 
     /// Sends one datagram.
@@ -265,7 +275,7 @@ impl Udp {
         loop {
             // SAFETY: address, vector, the bytes behind it and control live until the call returns, and
             // the kernel only reads them.
-            if unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, 0) } >= 0 {
+            if unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, libc::MSG_DONTWAIT) } >= 0 {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
@@ -357,6 +367,30 @@ impl Udp {
 impl AsFd for Udp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// The end of a run that was not sent.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    pub(super) datagrams: u64,
+    pub(super) error: io::Error,
+}
+
+impl Unsent {
+    fn of(datagrams: usize) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self {
+            datagrams: datagrams as u64,
+            error,
+        }
+    }
+}
+
+/// As what a datagram is counted that was not sent.
+pub(super) fn unsent(error: &io::Error) -> DropCause {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS) => DropCause::OutSendBufferFull,
+        _ => DropCause::OutSendFailed,
     }
 }
 

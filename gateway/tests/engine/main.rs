@@ -10,6 +10,7 @@ mod flood;
 mod floods;
 mod keys;
 mod lanes;
+mod links;
 mod offloads;
 mod packets;
 mod pairs;
@@ -91,6 +92,7 @@ fn main() {
         .chain(lanes::SCENARIOS)
         .chain(offloads::SCENARIOS)
         .chain(flood::SCENARIOS)
+        .chain(links::SCENARIOS)
     {
         if filter.as_deref().is_none_or(|filter| name.contains(filter)) {
             let start = Instant::now();
