@@ -51,7 +51,9 @@ pub enum TunError {
         name: String,
     },
     /// Not a name that an interface can have.
-    #[error("{name:?} cannot be an interface name: use 1 to 15 letters, digits, '-', '_' or '.'")]
+    #[error(
+        "{name:?} cannot be an interface name: use 1 to 15 letters, digits, '-', '_' or '.', and no '-' to begin with"
+    )]
     BadName {
         /// The interface asked for.
         name: String,
@@ -385,7 +387,9 @@ fn sockaddr_v4(address: std::net::Ipv4Addr) -> libc::sockaddr {
 }
 
 fn request(name: &str) -> Result<libc::ifreq, TunError> {
+    // Programs would take a leading '-' for an option.
     let valid = !name.is_empty()
+        && !name.starts_with('-')
         && name != "."
         && name != ".."
         && name
@@ -420,7 +424,7 @@ mod tests {
 
     #[test]
     fn names_that_no_interface_can_have_are_refused_before_the_kernel_sees_them() {
-        for name in ["", "..", "a/b", "sixteen-letters-", "white space", "per%d"] {
+        for name in ["", "..", "a/b", "-x", "sixteen-letters-", "white space", "per%d"] {
             let options = TunOptions {
                 name: name.into(),
                 mtu: 1420,
