@@ -13,6 +13,8 @@ use crate::datapath::{PeerConfig, PresharedKey, PrivateKey, PublicKey};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interface {
     pub(super) private_key: Option<PrivateKey>,
+    /// Its public key. No peer has it: one list of peers can be given to them all.
+    own: Option<PublicKey>,
     pub(super) fwmark: u32,
     pub(super) peers: BTreeMap<PublicKey, Peer>,
     /// A prefix is one peer's only.
@@ -51,7 +53,11 @@ impl Interface {
                 Change::PrivateKey(key) => {
                     let public = |key: &Option<PrivateKey>| key.as_ref().map(PrivateKey::public);
                     effects.key |= public(&key) != public(&self.private_key);
+                    self.own = public(&key);
                     self.private_key = key;
+                    if let Some(own) = self.own {
+                        self.remove(&own);
+                    }
                 }
                 Change::ListenPort(port) => effects.listen = Some(port),
                 Change::Fwmark(fwmark) => {
@@ -71,9 +77,9 @@ impl Interface {
     fn change_peer(&mut self, change: PeerChange, effects: &mut Effects) {
         let key = change.public_key;
         if change.remove {
-            for net in self.peers.remove(&key).unwrap_or_default().allowed {
-                self.owners.remove(&net);
-            }
+            return self.remove(&key);
+        }
+        if self.own == Some(key) {
             return;
         }
         if change.update_only && !self.peers.contains_key(&key) {
@@ -110,6 +116,12 @@ impl Interface {
             }
         }
         self.peers.insert(key, peer);
+    }
+
+    fn remove(&mut self, peer: &PublicKey) {
+        for net in self.peers.remove(peer).unwrap_or_default().allowed {
+            self.owners.remove(&net);
+        }
     }
 
     /// What the engine is to be told. Without a private key nobody can be met.
@@ -203,6 +215,25 @@ mod tests {
             &mut interface,
             "replace_peers=true\npublic_key=C\nallowed_ip=10.0.0.0/8",
         );
+        assert_eq!(allowed(&interface), [["10.0.0.0/8"]]);
+    }
+
+    #[test]
+    fn its_own_key_is_no_peers() {
+        let mut interface = Interface::default();
+        let own = PrivateKey::from_bytes([0xaa; 32]);
+        let public: String = own.public().0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let peer = format!("public_key={public}\nallowed_ip=10.0.0.0/8");
+        set(&mut interface, &peer);
+        assert_eq!(interface.peers.len(), 1);
+        let key = format!("private_key={}", "aa".repeat(32));
+        set(&mut interface, &key);
+        assert!(interface.peers.is_empty() && interface.owners.is_empty());
+        set(
+            &mut interface,
+            &format!("{peer}\npublic_key=B\nallowed_ip=10.0.0.0/8"),
+        );
+        assert_eq!(interface.peers.len(), 1);
         assert_eq!(allowed(&interface), [["10.0.0.0/8"]]);
     }
 
