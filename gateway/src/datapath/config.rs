@@ -85,6 +85,8 @@ pub const DEFAULT_TUN: &str = "strait-tun";
 pub const DEFAULT_MTU: u32 = 1420;
 /// IPv6 does not work below this.
 pub const MIN_MTU: u32 = 1280;
+/// The same of IPv4; a device that somebody else configures may have it.
+pub const MIN_MTU_V4: u32 = 576;
 /// The largest inner packet that still fits one datagram.
 pub const MAX_MTU: u32 = 65_440;
 /// The most packet threads.

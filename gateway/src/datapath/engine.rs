@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use strait_linux::tun::{Tun, TunError, TunOptions};
 
 use super::config::{
-    EngineConfig, EngineStatus, MAX_MTU, MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, Refused,
+    EngineConfig, EngineStatus, MAX_MTU, MAX_WORKERS, MIN_MTU, MIN_MTU_V4, OffloadStatus, PeerConfig, Refused,
 };
 use super::counters::Drops;
 use super::identities::Identities;
@@ -27,8 +27,13 @@ use super::{control, steering, worker};
 #[non_exhaustive]
 pub enum EngineError {
     /// The MTU is out of range.
-    #[error("inner MTU {0} is out of range: use {MIN_MTU} to {MAX_MTU} (1420 fits a 1500 byte network)")]
-    BadMtu(u32),
+    #[error("inner MTU {mtu} is out of range: use {least} to {MAX_MTU} (1420 fits a 1500 byte network)")]
+    BadMtu {
+        /// The MTU asked for.
+        mtu: u32,
+        /// The smallest that there is.
+        least: u32,
+    },
     /// The number of workers is out of range.
     #[error("{0} workers are out of range: use 1 to {MAX_WORKERS}, and no more than there are cores")]
     BadWorkers(usize),
@@ -61,18 +66,23 @@ pub enum EngineError {
 
 /// Why a packet thread has ended.
 #[derive(Debug)]
-pub(super) struct Fault(String);
+pub(super) struct Fault {
+    text: String,
+    /// The TUN device is no more.
+    deleted: bool,
+}
 
 impl Fault {
     pub(super) fn new(text: String) -> Self {
-        Self(text)
+        let deleted = false;
+        Self { text, deleted }
     }
 
     pub(super) fn tun(action: &str, tun: &Tun, errno: rustix::io::Errno) -> Self {
-        Self(format!(
-            "cannot {action} TUN device {}: {errno} (was it deleted?)",
-            tun.name()
-        ))
+        let deleted = errno == rustix::io::Errno::BADFD;
+        let why = if deleted { " (it was deleted)" } else { "" };
+        let text = format!("cannot {action} TUN device {}: {errno}{why}", tun.name());
+        Self { text, deleted }
     }
 }
 
@@ -176,8 +186,10 @@ impl Engine {
     }
 
     fn check(config: &EngineConfig) -> Result<(), EngineError> {
-        if !(MIN_MTU..=MAX_MTU).contains(&config.mtu) {
-            Err(EngineError::BadMtu(config.mtu))
+        let least = if config.external { MIN_MTU_V4 } else { MIN_MTU };
+        if !(least..=MAX_MTU).contains(&config.mtu) {
+            let mtu = config.mtu;
+            Err(EngineError::BadMtu { mtu, least })
         } else if !(1..=MAX_WORKERS).contains(&config.workers) {
             Err(EngineError::BadWorkers(config.workers))
         } else {
@@ -281,8 +293,8 @@ impl Engine {
                 shared: &shared,
                 name,
             };
-            if let Err(Fault(text)) = body(&shared) {
-                report.fault(text);
+            if let Err(fault) = body(&shared) {
+                report.fault(fault);
             }
         });
         self.threads.push(thread.map_err(EngineError::Threads)?);
@@ -470,8 +482,14 @@ struct ReportEnd<'a> {
 }
 
 impl ReportEnd<'_> {
-    fn fault(&self, text: String) {
-        tracing::error!(thread = self.name, "the data path has stopped: {text}");
+    fn fault(&self, fault: Fault) {
+        let Fault { text, deleted } = fault;
+        if deleted && self.shared.follow {
+            // Whoever configures the device may delete it.
+            tracing::debug!(thread = self.name, "the data path has stopped: {text}");
+        } else {
+            tracing::error!(thread = self.name, "the data path has stopped: {text}");
+        }
         self.shared
             .fault
             .lock()
@@ -485,7 +503,7 @@ impl ReportEnd<'_> {
 impl Drop for ReportEnd<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.fault(format!("thread {} panicked", self.name));
+            self.fault(Fault::new(format!("thread {} panicked", self.name)));
         }
     }
 }

@@ -45,7 +45,7 @@ mod worker;
 
 pub use config::{
     DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, KeyLimits, LaneStatus,
-    MAX_MTU, MAX_WORKERS, MIN_MTU, OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
+    MAX_MTU, MAX_WORKERS, MIN_MTU, MIN_MTU_V4, OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
 };
 pub use engine::{Engine, EngineError, UdpSocket};
 pub use key::{BadKey, PresharedKey, PrivateKey, PublicKey};

@@ -574,7 +574,10 @@ fn what_is_taken_is_named_and_all_vanishes_at_the_end() {
         mtu: 1000,
         ..config(&key)
     };
-    assert!(matches!(Engine::start(&small), Err(EngineError::BadMtu(1000))));
+    assert!(matches!(
+        Engine::start(&small),
+        Err(EngineError::BadMtu { mtu: 1000, .. })
+    ));
 
     let exists = || {
         node.run(|| {
