@@ -104,16 +104,29 @@ impl Command {
     }
 }
 
-/// The arguments as the tree wants them: by the name `strait-wireguard` (a link, for what starts a program with
-/// the interface as its only argument) the program is `strait wireguard`.
-pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut given = given.into_iter();
-    let name = given.next().unwrap_or_default();
-    let role = Path::new(&name)
-        .file_name()
-        .is_some_and(|name| name == "strait-wireguard")
-        .then(|| OsString::from("wireguard"));
-    [name].into_iter().chain(role).chain(given).collect()
+/// The program under the name `strait-wireguard`: one role of the tree.
+#[derive(Debug, Parser)]
+#[command(name = WIREGUARD, version)]
+struct Wireguard {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    args: strait_gateway::wireguard::WireguardArgs,
+}
+
+/// A link of this name is for what starts a program with the interface as its only argument.
+const WIREGUARD: &str = "strait-wireguard";
+
+/// Reads the arguments; the first of them is the program's name. Ends the process where they are wrong.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Cli {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_name());
+    if name.is_some_and(|name| name == WIREGUARD) {
+        let Wireguard { log, args } = Wireguard::parse_from(arguments);
+        let command = Command::Wireguard(args);
+        return Cli { log, command };
+    }
+    Cli::parse_from(arguments)
 }
 
 /// Runs the chosen role to its end.
@@ -170,20 +183,21 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
+        Wireguard::command().debug_assert();
     }
 
     #[test]
     fn the_name_of_a_link_chooses_the_role() {
-        let command = |given: &[&str]| {
-            let arguments = arguments(given.iter().map(OsString::from));
-            Cli::parse_from(arguments).command
-        };
         for given in [
             &["/usr/bin/strait-wireguard", "wg0"][..],
             &["strait", "wireguard", "wg0"],
+            &["/usr/bin/strait-wireguard", "--log", "debug", "-f", "wg0"],
         ] {
-            assert!(matches!(command(given), Command::Wireguard(_)), "{given:?}");
+            let command = parse(given.iter().map(OsString::from)).command;
+            assert!(matches!(command, Command::Wireguard(_)), "{given:?}");
         }
+        let usage = Wireguard::command().render_usage().to_string();
+        assert_eq!(usage, "Usage: strait-wireguard [OPTIONS] <IFACE>");
     }
 
     #[test]

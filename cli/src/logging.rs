@@ -1,9 +1,14 @@
-//! Logging: to stderr, as text for people or one JSON object a line for collectors.
+//! Logging: to stderr or a file, as text for people or one JSON object a line for collectors.
 
+use std::fs::{File, OpenOptions};
 use std::io::IsTerminal as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// What is logged, and how.
 #[derive(Debug, Clone, Args)]
@@ -14,6 +19,7 @@ pub(crate) struct LogArgs {
         global = true,
         env = "STRAIT_LOG",
         default_value = "info",
+        value_parser = checked,
         help_heading = "Logging"
     )]
     filter: String,
@@ -27,6 +33,15 @@ pub(crate) struct LogArgs {
         help_heading = "Logging"
     )]
     format: LogFormat,
+    /// Append the log to this file (made for its owner alone) instead of writing it to standard error
+    #[arg(
+        long = "log-file",
+        global = true,
+        env = "STRAIT_LOG_FILE",
+        value_name = "FILE",
+        help_heading = "Logging"
+    )]
+    file: Option<PathBuf>,
 }
 
 /// How the log is written.
@@ -42,26 +57,45 @@ enum LogFormat {
 /// watcher say each failed call at level error, which whoever made the call says better.
 const QUIET: &str = "hickory_server=warn,kube_client::client::builder=off,kube_runtime::watcher=off";
 
+fn filter(wanted: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("{QUIET},{wanted}"))
+}
+
+/// The directives, if they are such.
+fn checked(wanted: &str) -> Result<String, String> {
+    filter(wanted)
+        .map(|_| wanted.to_owned())
+        .map_err(|error| format!("{error}; write a level, or directives such as info,strait_gateway=debug"))
+}
+
 /// Starts logging for this process.
-pub(crate) fn start(args: &LogArgs) {
-    let (filter, bad) = match EnvFilter::try_new(format!("{QUIET},{}", args.filter)) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(format!("{QUIET},info")), Some(error)),
+///
+/// # Errors
+/// If the log's file cannot be written.
+pub(crate) fn start(args: &LogArgs) -> Result<()> {
+    let terminal = args.file.is_none() && std::io::stderr().is_terminal();
+    let writer = match &args.file {
+        Some(path) => BoxMakeWriter::new(open(path)?),
+        None => BoxMakeWriter::new(std::io::stderr),
     };
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(&args.filter)?)
         // A log that cannot be written (a full disk) must end nothing: the report of it would go the same
         // way, and fail with a panic.
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match args.format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => builder.with_ansi(terminal).init(),
         LogFormat::Json => builder.json().init(),
     }
-    if let Some(error) = bad {
-        tracing::warn!(
-            "--log {:?} is no filter ({error}); logging at level info",
-            args.filter
-        );
-    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot open the log file {}", path.display()))
 }

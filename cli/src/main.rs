@@ -16,12 +16,9 @@ mod manifests;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let cli = command::Cli::parse_from(command::arguments(std::env::args_os()));
-    logging::start(&cli.log);
-    match command::dispatch(cli.command) {
+    let cli = command::parse(std::env::args_os());
+    match logging::start(&cli.log).and_then(|()| command::dispatch(cli.command)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("strait: {}", strait_daemon::errors::sentence(error.as_ref()));

@@ -106,3 +106,17 @@ fn an_address_under_which_no_member_reaches_a_broker_is_refused_at_once() {
         assert!(text.contains(pool) && text.contains(said), "{pool}: {text}");
     }
 }
+
+#[test]
+fn a_log_filter_that_is_none_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["--log", "bogus=nope", "completion", "bash"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("bogus=nope") && text.contains("strait_gateway=debug"),
+        "{text}"
+    );
+}

@@ -8,6 +8,8 @@
 
 mod bed;
 
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,7 @@ fn main() {
             "it_starts_in_the_background_and_ends_with_its_interface",
             background,
         ),
+        ("its_log_is_kept_in_the_background", kept_log),
         ("what_it_cannot_have_is_named", refusals),
         (
             "one_that_was_killed_is_met_again_within_a_second",
@@ -211,13 +214,63 @@ fn background() -> Result<(), String> {
     Ok(())
 }
 
+/// Where what starts it is gone, or waits for the end of what it writes.
+fn kept_log() -> Result<(), String> {
+    let bed = Bed::new();
+    let folder = tempfile::tempdir().unwrap();
+    let [named, inherited, pipe] = ["named", "inherited", "pipe"].map(|name| folder.path().join(name));
+    for log in [&named, &inherited, &pipe] {
+        let mut command = bed.bare(1);
+        command
+            .args(["--log", "info", "wireguard", "--mtu", "576", "wg9"])
+            .stdin(Stdio::null());
+        if *log == named {
+            command.arg("--log-file").arg(log);
+        } else if *log == inherited {
+            command.stderr(File::create(log).unwrap());
+        }
+        // Comes back though the interface goes on: of a pipe it has let go.
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        if *log == pipe {
+            std::fs::write(log, &output.stderr).unwrap();
+        }
+        let side = bed.adopt(1, "wg9");
+        side.delete_interface();
+        until("the process is gone with its interface", || !side.alive());
+        let text = std::fs::read_to_string(log).unwrap();
+        assert!(text.contains("ready: configure it with wg"), "{text}");
+        let told = text.contains("the interface was deleted: stopping");
+        assert_eq!(told, *log != pipe, "{text}");
+        assert!(!text.contains("ERROR") && !text.contains("WARN"), "{text}");
+    }
+    assert_eq!(named.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    Ok(())
+}
+
 fn refusals() -> Result<(), String> {
     let bed = Bed::new();
     let side = bed.side(1, Driver::Strait);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let plain = format!("{folder}/wg9.sock");
+    std::fs::write(&plain, "somebody's").unwrap();
     for (arguments, expected) in [
         (&[side.name()][..], "is taken by another process or device"),
         (&["a/b"], "cannot be an interface name"),
-        (&["--mtu", "500", "wg9"], "MTU 500 is out of range"),
+        (&["--", "-x"], "\"-x\" cannot be an interface name"),
+        (
+            &["--mtu", "575", "wg9"],
+            "MTU 575 is out of range: use 576 to 65440",
+        ),
+        (
+            &["--log-file", "/dev/null/x", "wg9"],
+            "cannot open the log file /dev/null/x",
+        ),
+        (
+            &["--socket-directory", folder, "wg9"],
+            "wg9.sock is in the way of the configuration socket",
+        ),
         (
             &["--socket-directory", "/dev/null/x", "wg9"],
             "cannot make the folder /dev/null/x",
@@ -236,6 +289,7 @@ fn refusals() -> Result<(), String> {
         }
     }
     assert!(side.alive() && side.has_interface());
+    assert_eq!(std::fs::read_to_string(plain).unwrap(), "somebody's");
     Ok(())
 }
 

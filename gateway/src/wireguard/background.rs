@@ -4,29 +4,26 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
-
-use super::args::WireguardArgs;
+use rustix::fs::{FileType, fstat};
 
 /// Set for the process in the background.
 const BACKGROUND: &str = "STRAIT_WIREGUARD_BACKGROUND";
 const READY: &str = "ready";
 
 /// Starts the interface in the background, and returns when it stands or has failed.
-pub(super) fn start(args: &WireguardArgs) -> Result<ExitCode> {
+pub(super) fn start() -> Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);
+    let mut arguments = std::env::args_os();
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
     command
-        .args(["wireguard", "--foreground", "--mtu"])
-        .arg(args.mtu.to_string())
-        .arg("--workers")
-        .arg(args.workers.to_string())
-        .arg("--socket-directory")
-        .arg(&args.socket_directory)
-        .args(args.no_offload.then_some("--no-offload"))
-        .args(["--", &args.interface])
+        .args(arguments)
         .env(BACKGROUND, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
@@ -49,7 +46,8 @@ pub(super) fn start(args: &WireguardArgs) -> Result<ExitCode> {
     })
 }
 
-fn in_background() -> bool {
+/// Whether this is the process in the background.
+pub(super) fn in_background() -> bool {
     std::env::var_os(BACKGROUND).is_some()
 }
 
@@ -61,7 +59,7 @@ pub(super) fn detach() -> Result<()> {
     Ok(())
 }
 
-/// Tells the waiting command that the interface stands, and falls silent.
+/// Tells the waiting command that the interface stands, and lets go of what it has of the terminal.
 pub(super) fn ready() -> Result<()> {
     if !in_background() {
         return Ok(());
@@ -74,6 +72,10 @@ pub(super) fn ready() -> Result<()> {
         .open("/dev/null")
         .context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
+    // A terminal is its user's; and whoever reads a pipe waits for its end, which would come with the interface's.
+    let kind = FileType::from_raw_mode(fstat(io::stderr())?.st_mode);
+    if !matches!(kind, FileType::RegularFile | FileType::Socket) {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
     Ok(())
 }

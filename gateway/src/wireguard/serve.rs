@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,8 +40,8 @@ const CLIENTS: usize = 32;
 /// # Errors
 /// If the interface or its socket cannot be made, or the data path breaks.
 pub fn run(args: WireguardArgs) -> Result<ExitCode> {
-    if !args.foreground {
-        return background::start(&args);
+    if !args.foreground && !background::in_background() {
+        return background::start();
     }
     background::detach()?;
     let mut config = EngineConfig::new(PrivateKey::generate()?);
@@ -59,21 +59,36 @@ pub fn run(args: WireguardArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(live(&args, service))?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        let (listener, socket) = SocketFile::bind(&args.socket_directory, &args.interface)?;
+        tracing::info!(
+            interface = args.interface,
+            socket = %socket.path.display(),
+            port = service.engine.port(),
+            "ready: configure it with wg"
+        );
+        background::ready()?;
+        let lived = live(&args, service, shutdown, listener, socket).await;
+        if let Err(error) = &lived
+            && background::in_background()
+        {
+            // Nobody else hears of it any more.
+            tracing::error!("{error:#}");
+        }
+        lived
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn live(args: &WireguardArgs, service: Arc<Service>) -> Result<()> {
-    let shutdown = Shutdown::on_signals()?;
-    let (listener, socket) = SocketFile::bind(&args.socket_directory, &args.interface)?;
+async fn live(
+    args: &WireguardArgs,
+    service: Arc<Service>,
+    shutdown: Shutdown,
+    listener: UnixListener,
+    socket: SocketFile,
+) -> Result<()> {
     let clients = Arc::new(Semaphore::new(CLIENTS));
-    tracing::info!(
-        interface = args.interface,
-        socket = %socket.path.display(),
-        port = service.engine.port(),
-        "ready: configure it with wg"
-    );
-    background::ready()?;
     let news = watch(service.engine.stopped()?, &socket.path)?;
     loop {
         tokio::select! {
@@ -176,7 +191,13 @@ impl SocketFile {
             .with_context(|| format!("cannot make the folder {} for the socket", folder.display()))?;
         let path = folder.join(format!("{interface}.sock"));
         let failed = || format!("cannot open the configuration socket {}", path.display());
-        if std::fs::symlink_metadata(&path).is_ok() {
+        if let Ok(found) = std::fs::symlink_metadata(&path) {
+            if !found.file_type().is_socket() {
+                bail!(
+                    "{} is in the way of the configuration socket and is none itself: remove it, or choose another name",
+                    path.display()
+                );
+            }
             if std::os::unix::net::UnixStream::connect(&path).is_ok() {
                 bail!(
                     "the socket {} is served by another process: stop it, or choose another name",
