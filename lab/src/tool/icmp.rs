@@ -2,11 +2,11 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::OnceLock;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -16,7 +16,7 @@ const MAX_HOPS: u16 = 12;
 const TRIES: u16 = 3;
 /// Hops that a ping may take.
 const DEFAULT_TTL: u32 = 64;
-/// How often somebody who waits looks whether there is anything to wait for.
+/// How long somebody waits for what has been announced.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Round trips.
@@ -39,6 +39,16 @@ pub(crate) struct Hop {
     pub(crate) rtt_ms: Option<f64>,
 }
 
+/// Round trips to a hop on a path, taken in turn with those to the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Surveyed {
+    /// Who said so; `None` where nobody did.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) sent: u16,
+    /// Of those received.
+    pub(crate) rtt_ms: Vec<f64>,
+}
+
 /// Sends echo requests: the next after the answer to the last, or at an interval, whether there are answers or not.
 /// No answer at all is an error.
 pub(super) fn ping(
@@ -58,7 +68,9 @@ pub(super) fn ping(
         }
         rtt_ms
     } else {
-        icmp.at_interval(count, interval, timeout)?
+        let probes = vec![(DEFAULT_TTL, Answer::Reply); count.into()];
+        let rtt_ms = icmp.at_interval(&probes, interval, timeout)?;
+        rtt_ms.into_iter().flatten().collect()
     };
     if rtt_ms.is_empty() && count > 0 {
         bail!("{address} does not answer pings ({count} sent, {timeout:?} waited for each)");
@@ -103,6 +115,49 @@ pub(super) fn trace(address: IpAddr, source: Option<IpAddr>, timeout: Duration) 
     )
 }
 
+/// Finds the hops, and sends so many echo requests at an interval: every other one to the address, those between to the
+/// hops before it in turn, so that all meet the same moments. The last of the result is the address itself.
+pub(super) fn survey(
+    address: IpAddr,
+    source: Option<IpAddr>,
+    count: u16,
+    interval: Duration,
+    timeout: Duration,
+) -> Result<Vec<Surveyed>> {
+    let hops = trace(address, source, timeout)?;
+    let icmp = Icmp::open(address, source)?;
+    let (probed, probes): (Vec<usize>, Vec<(u32, Answer)>) = turns(hops.len())
+        .take(count.into())
+        .map(|at| match at + 1 == hops.len() {
+            true => (at, (DEFAULT_TTL, Answer::Reply)),
+            false => (at, (u32::from(hops[at].hop), Answer::TimeExceeded)),
+        })
+        .unzip();
+    let rtt_ms = icmp.at_interval(&probes, interval, timeout)?;
+    let mut surveyed: Vec<Surveyed> = hops
+        .into_iter()
+        .map(|hop| Surveyed {
+            address: hop.address,
+            sent: 0,
+            rtt_ms: Vec::new(),
+        })
+        .collect();
+    for (at, rtt_ms) in probed.into_iter().zip(rtt_ms) {
+        surveyed[at].sent += 1;
+        surveyed[at].rtt_ms.extend(rtt_ms);
+    }
+    Ok(surveyed)
+}
+
+/// Of so many hops, which is asked next.
+fn turns(hops: usize) -> impl Iterator<Item = usize> {
+    let before = hops.saturating_sub(1);
+    (0..).map(move |turn: usize| match turn % 2 {
+        1 if before > 0 => turn / 2 % before,
+        _ => before,
+    })
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Reply,
@@ -140,11 +195,7 @@ impl Icmp {
 
     /// Sends one echo request and waits for what it causes.
     fn ask(&self, sequence: u16, ttl: u32, timeout: Duration) -> Result<Option<(Answer, IpAddr, f64)>> {
-        let raw = socket2::SockRef::from(&self.socket);
-        match self.destination {
-            IpAddr::V4(_) => raw.set_ttl_v4(ttl)?,
-            IpAddr::V6(_) => raw.set_unicast_hops_v6(ttl)?,
-        }
+        self.reach(ttl)?;
         let started = Instant::now();
         self.send(sequence)
             .with_context(|| format!("cannot send to {}", self.destination))?;
@@ -161,40 +212,81 @@ impl Icmp {
         }
     }
 
-    /// Sends requests at an interval, and takes the answers as they come; the round trips.
-    fn at_interval(&self, count: u16, interval: Duration, timeout: Duration) -> Result<Vec<f64>> {
-        let sent: Vec<OnceLock<Instant>> = (0..count).map(|_| OnceLock::new()).collect();
-        let last = Instant::now() + interval * u32::from(count.saturating_sub(1));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let started = Instant::now();
-                for (number, sent) in (0u16..).zip(&sent) {
-                    let due = interval * u32::from(number);
-                    thread::sleep(due.saturating_sub(started.elapsed()));
-                    // Before it is sent: the answer may be quicker than this thread. Set once, as each has a number
-                    // of its own.
-                    let _ = sent.set(Instant::now());
-                    // One that cannot be sent is lost.
-                    let _ = self.send(number);
+    /// Sends requests at an interval, each with its time to live, and takes the answers as they come; the round trips
+    /// of those that had the answer that was looked for. One thread does both: an answer that is there at once is not
+    /// to wait for another to wake.
+    fn at_interval(
+        &self,
+        probes: &[(u32, Answer)],
+        interval: Duration,
+        timeout: Duration,
+    ) -> Result<Vec<Option<f64>>> {
+        let started = Instant::now();
+        let mut sent: Vec<Option<Instant>> = Vec::new();
+        let mut rtt_ms = vec![None; probes.len()];
+        let mut missing = probes.len();
+        let mut next = (0u16..).zip(probes);
+        let mut ahead = next.next();
+        let mut last = started;
+        while missing > 0 {
+            let now = Instant::now();
+            let due = match ahead {
+                Some((number, (ttl, _))) => {
+                    let due = started + interval * u32::from(number);
+                    if due <= now {
+                        // One that cannot be sent is lost.
+                        let ready = self.reach(*ttl).is_ok();
+                        last = Instant::now();
+                        sent.push(ready.then_some(last));
+                        let _ = self.send(number);
+                        ahead = next.next();
+                        continue;
+                    }
+                    due
                 }
-            });
-            let mut answered = vec![false; sent.len()];
-            let mut rtt_ms = Vec::new();
-            while rtt_ms.len() < sent.len() && Instant::now() < last + timeout {
-                let Some((Answer::Reply, _, number)) = self.receive(LOOK)? else {
-                    continue;
-                };
-                let number = usize::from(number);
-                if let (Some(at), Some(answered)) =
-                    (sent.get(number).and_then(OnceLock::get), answered.get_mut(number))
-                    && !*answered
-                {
-                    *answered = true;
-                    rtt_ms.push(at.elapsed().as_secs_f64() * 1e3);
-                }
+                None if now >= last + timeout => break,
+                None => last + timeout,
+            };
+            if !self.readable(due - now)? {
+                continue;
             }
-            Ok(rtt_ms)
-        })
+            let Some((answer, _, number)) = self.receive(LOOK)? else {
+                continue;
+            };
+            let number = usize::from(number);
+            if let (Some(Some(at)), Some(rtt_ms), Some((_, expected))) =
+                (sent.get(number), rtt_ms.get_mut(number), probes.get(number))
+                && rtt_ms.is_none()
+                && answer == *expected
+            {
+                *rtt_ms = Some(at.elapsed().as_secs_f64() * 1e3);
+                missing -= 1;
+            }
+        }
+        Ok(rtt_ms)
+    }
+
+    /// Whether something arrives within this time, which the socket's own patience is too coarse for.
+    fn readable(&self, patience: Duration) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let patience = Timespec {
+            tv_sec: patience.as_secs().cast_signed(),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        match poll(&mut fds, Some(&patience)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error).context("cannot wait for answers"),
+        }
+    }
+
+    /// Gives what is sent from now on so many hops to live.
+    fn reach(&self, ttl: u32) -> io::Result<()> {
+        let raw = socket2::SockRef::from(&self.socket);
+        match self.destination {
+            IpAddr::V4(_) => raw.set_ttl_v4(ttl),
+            IpAddr::V6(_) => raw.set_unicast_hops_v6(ttl),
+        }
     }
 
     fn send(&self, sequence: u16) -> io::Result<usize> {
@@ -306,6 +398,13 @@ mod tests {
     #[test]
     fn a_request_has_a_right_checksum() {
         assert_eq!(checksum(&echo_request(true, 0x1234, 7)), 0);
+    }
+
+    #[test]
+    fn every_other_turn_is_the_end_of_the_path() {
+        let first: Vec<usize> = turns(4).take(8).collect();
+        assert_eq!(first, [3, 0, 3, 1, 3, 2, 3, 0]);
+        assert_eq!(turns(1).take(3).collect::<Vec<_>>(), [0, 0, 0]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod client;
 mod engine;
 pub(crate) mod errand;
 mod icmp;
+mod limit;
 mod load;
 mod noise;
 mod resolve;
@@ -75,6 +76,19 @@ enum Tool {
         #[command(flatten)]
         common: ClientArgs,
     },
+    /// Measure round trips to an address and to every hop before it, in turn
+    Survey {
+        address: IpAddr,
+        #[arg(long, default_value_t = 1000)]
+        count: u16,
+        /// Seconds from one to the next
+        #[arg(long, default_value_t = 0.002)]
+        interval: f64,
+        #[command(flatten)]
+        common: ClientArgs,
+    },
+    /// Answer probes of this network namespace's hops as they come, not one a second, until standard input ends
+    AnswerProbes,
     /// Send as much as goes to a server's sink, over one connection
     Send {
         server: SocketAddr,
@@ -192,6 +206,17 @@ pub fn run_tool(args: ToolArgs) -> Result<ExitCode> {
         Tool::Trace { address, common } => {
             print(&icmp::trace(address, common.source, common.timeout())?)?;
         }
+        Tool::Survey {
+            address,
+            count,
+            interval,
+            common,
+        } => {
+            let interval = Duration::try_from_secs_f64(interval)?;
+            let (source, timeout) = (common.source, common.timeout());
+            print(&icmp::survey(address, source, count, interval, timeout)?)?;
+        }
+        Tool::AnswerProbes => limit::lift()?,
         Tool::Send {
             server,
             duration,
