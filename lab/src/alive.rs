@@ -33,6 +33,14 @@ impl ProcessId {
         })
     }
 
+    /// The process that has this number now, if any.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        Some(Self {
+            pid,
+            start: start_time(pid)?,
+        })
+    }
+
     /// Whether it still runs.
     pub(crate) fn alive(&self) -> bool {
         start_time(self.pid) == Some(self.start)

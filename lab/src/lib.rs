@@ -27,6 +27,7 @@ mod names;
 mod objects;
 mod podfiles;
 mod processes;
+mod procfs;
 mod sandbox;
 mod snapshot;
 mod space;

@@ -55,6 +55,11 @@ impl Lab {
         lab
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `strait` on this lab; its standard output, or its complaint.
     pub(crate) fn strait(&self, args: &[&str]) -> Result<String, String> {
         let output = self.command(args);

@@ -1,5 +1,6 @@
 //! The order of things.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -8,18 +9,21 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
+use serde::de::DeserializeOwned;
 use strait_gateway::datapath::PrivateKey;
 
-use super::cpu::Moment;
+use super::cpu::{self, Moment, Watched};
+use super::hops::steps;
 use super::place::{Places, Side, endpoint};
-use super::report::{Bare, Cpu, Latency, Measured, PING_PATIENCE, Pods, Report, Share};
-use super::run::{Engine, Taker};
+use super::report::{Bare, Cpu, Latency, Limit, Measured, Others, PING_PATIENCE, Pods, Report, Share};
+use super::run::{self, Engine, Held};
+use crate::alive::ProcessId;
 use crate::args::clock;
 use crate::control::{self, PodRequest};
 use crate::dir::LabDir;
 use crate::objects;
 use crate::status;
-use crate::tool::{Datagrams, EngineSpec, Errand, Hop, Pinged, Streamed};
+use crate::tool::{Crew, Datagrams, EngineSpec, Errand, Pinged, Streamed, Surveyed};
 use crate::wait::until_blocking;
 
 /// Where loads are taken.
@@ -34,7 +38,7 @@ const DEVICE: &str = "bench-tun";
 /// Inner addresses of the bare data path: those that RFC 2544 keeps for benchmarks.
 const INNER: [&str; 2] = ["198.18.0.1/30", "198.18.0.2/30"];
 /// From one ping to the next.
-const PING_INTERVAL: f64 = 0.005;
+const PING_INTERVAL: f64 = 0.002;
 /// The load beside which pings are sent: half of what one flow reached, at most this.
 const BESIDE_MAX: f64 = 1e9;
 /// Payload of small datagrams.
@@ -48,25 +52,34 @@ fn label() -> String {
 /// A benchmark at work.
 pub(super) struct Course {
     dir: LabDir,
+    crew: Crew,
     seconds: f64,
     started: Instant,
+    /// Loads: CPU seconds that others took, and how long it was.
+    others: RefCell<Vec<(String, f64, f64)>>,
 }
 
 /// A path to measure.
 struct Path<'a> {
+    title: &'static str,
     /// Where loads start.
     place: &'a str,
     target: IpAddr,
     /// Processes on it that are watched.
-    processes: Vec<(String, i32)>,
+    processes: Vec<Watched>,
+    /// Whether there are hops on the way.
+    hops: bool,
 }
 
 impl Course {
-    pub(super) fn new(dir: LabDir, seconds: f64) -> Self {
+    /// Whose commands in the lab this crew knows.
+    pub(super) fn new(dir: LabDir, crew: Crew, seconds: f64) -> Self {
         Self {
             dir,
+            crew,
             seconds,
             started: Instant::now(),
+            others: RefCell::default(),
         }
     }
 
@@ -88,9 +101,11 @@ impl Course {
         places.usable(&client)?;
         let near = format!("{}/{}", places.from.cluster, label());
         let pods = Path {
+            title: "pod to pod",
             place: &near,
             target,
             processes: self.gateways(&places)?,
+            hops: true,
         };
         self.ready(&pods, "the other cluster's pod")?;
 
@@ -108,11 +123,12 @@ impl Course {
             Err(why) => missing = Some(why.clone()),
         }
         let taker = match missing {
-            None => Some(Taker::start(&self.dir, &far_place, LOADS)?),
+            None => Some(run::taker(&self.crew, &self.dir, &far_place, LOADS)?),
             Some(_) => None,
         };
         let inner: IpNet = INNER[1].parse()?;
         let bare = Path {
+            title: "bare",
             place: &bare_place,
             target: inner.addr(),
             processes: [&bare_place, &far_place]
@@ -120,16 +136,19 @@ impl Course {
                 .zip(&engines)
                 .map(|(place, engine)| (format!("{place}, bare"), engine.process))
                 .collect(),
+            hops: false,
         };
         let bare = engines.first().map(|_| bare);
-        let measured = self.both(&pods, bare.as_ref());
-        drop((engines, taker));
+        let answerers = self.answerers(&places)?;
+        let roots = [ProcessId::current()?.pid, file.init.pid, file.supervisor.pid];
+        let measured = self.both(&pods, bare.as_ref(), &roots);
+        drop((engines, taker, answerers));
         let (pods, bare_measured, path) = measured?;
         Ok(Report {
             lab: self.dir.name().to_owned(),
             seconds: self.seconds,
-            stations: places.stations(),
-            path,
+            path: steps(&path, &places.stations()),
+            others: Others::of(cpu::cores()?, &self.others.borrow()),
             ratio: bare_measured.as_ref().map(|bare| bare.below(&pods)),
             pods: Pods {
                 from: places.from,
@@ -150,58 +169,57 @@ impl Course {
         &self,
         pods: &Path<'_>,
         bare: Option<&Path<'_>>,
-    ) -> Result<(Measured, Option<Measured>, Vec<Hop>)> {
+        roots: &[i32],
+    ) -> Result<(Measured, Option<Measured>, Vec<Surveyed>)> {
         if let Some(bare) = bare {
             self.ready(bare, "the other gateway through the bare data path")?;
         }
         let paths: Vec<&Path<'_>> = [Some(pods), bare].into_iter().flatten().collect();
-        let idle = self.each("round trips without load", &paths, |path| self.pings(path))?;
-        let one = self.each("one TCP flow", &paths, |path| self.counted(path))?;
-        let eight = self.each("eight TCP flows", &paths, |path| self.streams(path, 8, None))?;
-        let small = self.each("datagrams of 64 bytes", &paths, |path| self.small(path))?;
+        let each = Each {
+            course: self,
+            paths: &paths,
+            roots,
+        };
+        let mut idle = each.of("round trips without load", |path| self.idle(path))?;
+        let one = each.of("one TCP flow", |path| self.counted(path, roots))?;
+        let eight = each.of("eight TCP flows", |path| self.streams(path, 8, None))?;
+        let small = each.of("datagrams of 64 bytes", |path| self.small(path))?;
         let beside = (one[0].0.bits_per_second / 2.0).min(BESIDE_MAX);
         let what = format!("round trips beside {:.2} Gbit/s of TCP", beside / 1e9);
-        let loaded = self.each(&what, &paths, |path| self.pings_beside(path, beside))?;
-        self.say("the hops, and the round trip to each");
-        let target = pods.target.to_string();
-        let path: Vec<Hop> =
-            Errand::start(&self.dir, pods.place, &["trace", &target, "--timeout", "1"])?.result()?;
+        let loaded = each.of(&what, |path| self.pings_beside(path, beside))?;
+        let path = std::mem::take(&mut idle[0].1);
         let all = idle.into_iter().zip(one).zip(eight).zip(small).zip(loaded);
-        let mut measured = all.map(|((((idle, (one, cpu)), eight), small), loaded)| Measured {
-            tcp_1_bits_per_second: one.bits_per_second,
-            tcp_8_bits_per_second: eight.bits_per_second,
-            udp_64_per_second: small.received_per_second,
-            udp_64_sent_per_second: small.sent_per_second,
-            round_trip_idle: idle,
-            round_trip_loaded: loaded,
-            loaded_with_bits_per_second: beside,
-            cpu,
+        let mut measured = all.map(|(((((idle, _), (one, cpu)), eight), small), loaded)| {
+            let missing = small.sent.saturating_sub(small.received);
+            let lost = missing as f64 / small.sent.max(1) as f64;
+            Measured {
+                tcp_1_bits_per_second: one.bits_per_second,
+                tcp_8_bits_per_second: eight.bits_per_second,
+                udp_64_per_second: small.received_per_second,
+                udp_64_sent_per_second: small.sent_per_second,
+                udp_64_lost: lost,
+                udp_64_limited_by: Limit::of(lost),
+                round_trip_idle: idle,
+                round_trip_loaded: loaded,
+                loaded_with_bits_per_second: beside,
+                cpu,
+            }
         });
         let pods = measured.next().context("nothing was measured")?;
         Ok((pods, measured.next(), path))
-    }
-
-    /// One test, on one path and then on the other, so that a busy moment of the machine hits both.
-    fn each<T>(
-        &self,
-        what: &str,
-        paths: &[&Path<'_>],
-        measure: impl Fn(&Path<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let order = match paths {
-            [_, _, ..] => " (pod to pod, then the bare data path)",
-            _ => "",
-        };
-        self.say(&format!("{what}{order}"));
-        paths.iter().map(|path| measure(path)).collect()
     }
 
     /// Waits until a path carries.
     fn ready(&self, path: &Path<'_>, what: &str) -> Result<()> {
         let server = SocketAddr::new(path.target, LOADS).to_string();
         until_blocking(what, PATIENCE, || {
-            Errand::start(&self.dir, path.place, &["streams", &server, "--duration", "0.05"])?
-                .result::<Streamed>()
+            Errand::start(
+                &self.crew,
+                &self.dir,
+                path.place,
+                &["streams", &server, "--duration", "0.05"],
+            )?
+            .result::<Streamed>()
         })
         .map(drop)
     }
@@ -218,27 +236,27 @@ impl Course {
         if let Some(rate) = &rate {
             arguments.extend(["--rate", rate]);
         }
-        Errand::start(&self.dir, path.place, &arguments)
+        Errand::start(&self.crew, &self.dir, path.place, &arguments)
     }
 
     /// One flow, and who works for it.
-    fn counted(&self, path: &Path<'_>) -> Result<(Streamed, Cpu)> {
-        let before = Moment::now(&path.processes)?;
+    fn counted(&self, path: &Path<'_>, roots: &[i32]) -> Result<(Streamed, Cpu)> {
+        let before = Moment::now(&path.processes, roots)?;
         let done = self.streams(path, 1, None)?;
-        let work = Moment::now(&path.processes)?.since(&before);
+        let work = Moment::now(&path.processes, roots)?.since(&before);
         let gigabytes = done.bytes as f64 / 1e9;
         ensure!(gigabytes > 0.0, "nothing went through from {}", path.place);
         let [sender, receiver] = done.cpu_seconds;
         let mut shares: Vec<Share> = work
             .spent
-            .into_iter()
+            .iter()
             .map(|((process, thread), seconds)| Share {
-                process,
-                thread: Some(thread),
+                process: process.clone(),
+                thread: Some(thread.clone()),
                 seconds_per_gigabyte: seconds / gigabytes,
             })
             // Those that slept say nothing.
-            .filter(|share| share.seconds_per_gigabyte >= 0.005)
+            .filter(|share| share.seconds_per_gigabyte >= 0.02)
             .collect();
         for (process, seconds) in [("sender", sender), ("receiver", receiver)] {
             shares.push(Share {
@@ -247,11 +265,7 @@ impl Course {
                 seconds_per_gigabyte: seconds / gigabytes,
             });
         }
-        let cpu = Cpu {
-            shares,
-            machine_seconds_per_gigabyte: work.busy / gigabytes,
-            softirq_seconds_per_gigabyte: work.softirq / gigabytes,
-        };
+        let cpu = Cpu::of(&work, shares, gigabytes);
         Ok((done, cpu))
     }
 
@@ -259,17 +273,32 @@ impl Course {
         let server = SocketAddr::new(path.target, LOADS).to_string();
         let seconds = self.seconds.to_string();
         let arguments = ["datagrams", &server, "--size", SMALL, "--duration", &seconds];
-        Errand::start(&self.dir, path.place, &arguments)?.result()
+        Errand::start(&self.crew, &self.dir, path.place, &arguments)?.result()
+    }
+
+    /// Without load; and, from the same pings, the way to each hop.
+    fn idle(&self, path: &Path<'_>) -> Result<(Latency, Vec<Surveyed>)> {
+        if !path.hops {
+            return Ok((self.pings(path)?, Vec::new()));
+        }
+        let surveyed: Vec<Surveyed> = self.icmp("survey", path)?;
+        let last = surveyed.last().context("no hop answered")?;
+        Ok((Latency::of(last.sent, &last.rtt_ms)?, surveyed))
     }
 
     fn pings(&self, path: &Path<'_>) -> Result<Latency> {
+        let pinged: Pinged = self.icmp("ping", path)?;
+        Latency::of(pinged.sent, &pinged.rtt_ms)
+    }
+
+    fn icmp<T: DeserializeOwned>(&self, tool: &str, path: &Path<'_>) -> Result<T> {
         let count = ((self.seconds / PING_INTERVAL) as u16)
-            .clamp(20, 1000)
+            .clamp(100, 1000)
             .to_string();
         let (target, interval) = (path.target.to_string(), PING_INTERVAL.to_string());
         let patience = PING_PATIENCE.to_string();
         let arguments = [
-            "ping",
+            tool,
             &target,
             "--count",
             &count,
@@ -278,8 +307,7 @@ impl Course {
             "--timeout",
             &patience,
         ];
-        let pinged: Pinged = Errand::start(&self.dir, path.place, &arguments)?.result()?;
-        Latency::of(&pinged)
+        Errand::start(&self.crew, &self.dir, path.place, &arguments)?.result()
     }
 
     fn pings_beside(&self, path: &Path<'_>, rate: f64) -> Result<Latency> {
@@ -304,22 +332,40 @@ impl Course {
                 peer: keys[other].public().0,
                 endpoint: endpoint(underlay[other]),
             };
-            engines.push(Engine::start(&self.dir, places[own], &spec)?);
+            engines.push(Engine::start(&self.crew, &self.dir, places[own], &spec)?);
         }
         Ok(engines)
     }
 
-    /// The daemons whose work counts, by name and process.
-    fn gateways(&self, places: &Places) -> Result<Vec<(String, i32)>> {
+    /// Those who let the nodes on the way answer all probes.
+    fn answerers(&self, places: &Places) -> Result<Vec<Held>> {
+        let mut nodes = Vec::new();
+        for side in [&places.from, &places.to] {
+            for node in side.gateways.iter().chain([&side.node]) {
+                let place = format!("{}/{node}", side.cluster);
+                if !nodes.contains(&place) {
+                    nodes.push(place);
+                }
+            }
+        }
+        let start = |place: &String| run::answerer(&self.crew, &self.dir, place);
+        nodes.iter().map(start).collect()
+    }
+
+    /// The daemons whose work counts, by name and process. One that was killed a moment ago is started again.
+    fn gateways(&self, places: &Places) -> Result<Vec<Watched>> {
         let mut found = Vec::new();
         for side in [&places.from, &places.to] {
             for gateway in &side.gateways {
-                let daemon = format!("{}/{gateway}/gateway", side.cluster);
-                let process = self.dir.container(&daemon)?;
-                found.push((
-                    format!("{}/{gateway}", side.cluster),
-                    process.with_context(|| format!("{daemon} does not run"))?,
-                ));
+                let name = format!("{}/{gateway}", side.cluster);
+                let daemon = format!("{name}/gateway");
+                let process = until_blocking(&daemon, PATIENCE, || {
+                    let process = self.dir.container(&daemon)?.and_then(ProcessId::of);
+                    process.with_context(|| {
+                        format!("{daemon} does not run; `strait lab logs {daemon}` says why")
+                    })
+                })?;
+                found.push((name, process));
             }
         }
         Ok(found)
@@ -341,6 +387,34 @@ impl Course {
             argv,
         };
         Ok(control::run_pod(&self.dir, request)?.addresses)
+    }
+}
+
+/// A test on one path and then on the other, so that a busy moment of the machine hits both.
+struct Each<'a> {
+    course: &'a Course,
+    paths: &'a [&'a Path<'a>],
+    /// The lab and this program.
+    roots: &'a [i32],
+}
+
+impl Each<'_> {
+    fn of<T>(&self, what: &str, measure: impl Fn(&Path<'_>) -> Result<T>) -> Result<Vec<T>> {
+        let order = match self.paths {
+            [_, _, ..] => " (pod to pod, then the bare data path)",
+            _ => "",
+        };
+        self.course.say(&format!("{what}{order}"));
+        let one = |path: &&Path<'_>| {
+            let before = Moment::now(&path.processes, self.roots)?;
+            let measured = measure(path)?;
+            let work = Moment::now(&path.processes, self.roots)?.since(&before);
+            let taken = work.others + work.stolen;
+            let load = format!("{what}, {}", path.title);
+            self.course.others.borrow_mut().push((load, taken, work.seconds));
+            Ok(measured)
+        };
+        self.paths.iter().map(one).collect()
     }
 }
 

@@ -2,18 +2,25 @@
 //! between the same two gateways, and where time and CPU go.
 //!
 //! [`place`] says between whom, [`course`] is the order of things, [`run`](mod@run) starts what stands on nodes,
-//! [`cpu`] counts who works meanwhile, [`report`] is what comes out.
+//! [`cpu`] counts who works meanwhile, [`hops`] says where time goes, [`report`] is what comes out, [`text`] shows it.
 
 mod course;
 mod cpu;
+mod hops;
 mod place;
 mod report;
 mod run;
+#[cfg(test)]
+mod sample;
+mod text;
 
+use std::fs::File;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use strait_daemon::stdout;
 
 use crate::args::Output;
@@ -21,6 +28,7 @@ use crate::dir::LabDir;
 use crate::interrupt::{INTERRUPTED, unless_interrupted};
 use crate::start::{self, Tether};
 use crate::status;
+use crate::tool::Crew;
 use crate::topology::{Families, Shape};
 use course::Course;
 
@@ -56,19 +64,23 @@ pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
     let named = args.lab.as_deref().filter(|name| !name.is_empty());
     let given = LabDir::of(named.unwrap_or("default"))?;
     let stands = named.is_some() || given.exists();
-    let dir = if stands {
+    let (dir, _alone) = if stands {
         given.running()?;
-        given
+        let alone = alone(&given)?;
+        (given, Some(alone))
     } else {
-        LabDir::of(&format!("benchmark-{}", std::process::id()))?
+        (LabDir::of(&format!("benchmark-{}", std::process::id()))?, None)
     };
-    let (lab, work) = (dir.clone(), args.clone());
-    let ended = unless_interrupted("benchmark", move || measure(&lab, stands, &work));
+    let crew = Crew::default();
+    let (lab, work, workers) = (dir.clone(), args.clone(), crew.clone());
+    let ended = unless_interrupted("benchmark", move || measure(&lab, workers, stands, &work));
+    let left = crew.end();
     let cleared = if stands {
         course::clear(&dir)
     } else {
         start::down_own(&dir).context("cannot take the lab down")
     };
+    let cleared = left.and(cleared);
     match ended? {
         Some(report) => {
             let report = report?;
@@ -86,8 +98,22 @@ pub fn run_benchmark(args: BenchmarkArgs) -> Result<ExitCode> {
     }
 }
 
-fn measure(dir: &LabDir, stands: bool, args: &BenchmarkArgs) -> Result<report::Report> {
-    let course = Course::new(dir.clone(), args.seconds);
+/// Keeps other benchmarks out of a lab, as each would count the other's load, for as long as it is held.
+fn alone(dir: &LabDir) -> Result<File> {
+    let path = dir.path();
+    let folder = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(folder),
+        Err(Errno::WOULDBLOCK) => bail!(
+            "another benchmark runs in the lab {:?}; wait for its end, or make a lab of another name (`strait lab --name`)",
+            dir.name()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn measure(dir: &LabDir, crew: Crew, stands: bool, args: &BenchmarkArgs) -> Result<report::Report> {
+    let course = Course::new(dir.clone(), crew, args.seconds);
     let _tether: Option<Tether> = if stands {
         None
     } else {

@@ -39,7 +39,13 @@ impl Places {
             None => names.first().copied().context("the lab has no cluster")?,
         };
         let other = names.iter().copied().find(|name| *name != first);
-        let second = to.or(other).context("the lab has one cluster only")?;
+        let second = to.or(other).with_context(|| {
+            format!(
+                "the lab {0:?} has one cluster only, and a benchmark is between two: `strait lab --name {0} down`, \
+                 then `strait lab --name {0} up --clusters 2`",
+                topology.name
+            )
+        })?;
         ensure!(
             first != second,
             "between {first} and itself there is nothing to measure"
@@ -147,6 +153,16 @@ mod tests {
         assert_eq!(places.from.node, places.from.gateway);
         let legs: Vec<&str> = places.stations().iter().map(|(leg, _)| *leg).collect();
         assert_eq!(legs, ["veth", "tunnel (WireGuard)", "veth"]);
+    }
+
+    #[test]
+    fn for_one_cluster_it_says_how_to_make_two() {
+        let one = Topology::new("solo", &Shape::uniform(1, 2, 1, Families::V4));
+        let error = Places::of(&one, None, None).unwrap_err().to_string();
+        assert!(
+            error.contains("one cluster only") && error.contains("lab --name solo up --clusters 2"),
+            "{error}"
+        );
     }
 
     #[test]

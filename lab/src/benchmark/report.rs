@@ -1,13 +1,12 @@
 //! What comes out, for people and for scripts.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::cpu::Work;
+use super::hops::{Step, doubts};
 use super::place::Side;
-use crate::tool::{Hop, Pinged};
 
 /// Seconds that a ping may take.
 pub(super) const PING_PATIENCE: f64 = 1.0;
@@ -22,32 +21,104 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    pub(super) fn of(pinged: &Pinged) -> Result<Self> {
-        let mut times = pinged.rtt_ms.clone();
+    /// Of so many round trips, those that came back.
+    pub(super) fn of(sent: u16, rtt_ms: &[f64]) -> Result<Self> {
+        let mut times = rtt_ms.to_vec();
         // One that is lost took longer than any other.
-        times.resize(pinged.sent.into(), PING_PATIENCE * 1e3);
+        times.resize(sent.into(), PING_PATIENCE * 1e3);
         times.sort_by(f64::total_cmp);
         let at = |share: f64| {
-            let found = times.get((times.len() as f64 * share) as usize);
-            found.map(|ms| ms * 1e3).context("no ping was answered")
+            let found = quantile(&times, share).map(|ms| ms * 1e3);
+            found.context("no ping was answered")
         };
         Ok(Self {
             p50_us: at(0.5)?,
             p99_us: at(0.99)?,
-            sent: pinged.sent,
-            received: pinged.received,
+            sent,
+            received: u16::try_from(rtt_ms.len()).unwrap_or(u16::MAX),
         })
     }
 }
 
-/// Who worked for one TCP flow.
+/// The value below which so great a part of these lies, which are in order.
+pub(super) fn quantile(ordered: &[f64], part: f64) -> Option<f64> {
+    ordered.get((ordered.len() as f64 * part) as usize).copied()
+}
+
+/// Who worked for one TCP flow. Shares, the lab's rest, others and the rest of the kernel sum to the machine.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Cpu {
     pub(super) shares: Vec<Share>,
+    /// Of the lab's other processes and this program.
+    pub(super) lab_seconds_per_gigabyte: f64,
+    /// Of programs that have nothing to do with it.
+    pub(super) others_seconds_per_gigabyte: f64,
+    /// In interrupts that fell into no process's time: forwarding, the overlay and the wires.
+    pub(super) kernel_seconds_per_gigabyte: f64,
     /// Of everything on this machine.
     pub(super) machine_seconds_per_gigabyte: f64,
     /// Of these, in the kernel's handling of packets outside of system calls, whoever it interrupted.
     pub(super) softirq_seconds_per_gigabyte: f64,
+}
+
+impl Cpu {
+    /// Out of what was done while so many gigabytes went through.
+    pub(super) fn of(work: &Work, shares: Vec<Share>, gigabytes: f64) -> Self {
+        let named: f64 = shares.iter().map(|share| share.seconds_per_gigabyte).sum();
+        let machine = work.busy / gigabytes;
+        let lab = (work.own / gigabytes - named).max(0.0);
+        // One clock counts programs, another the machine: neither is to be below nothing.
+        let others = (work.others / gigabytes).clamp(0.0, (machine - named - lab).max(0.0));
+        Self {
+            shares,
+            lab_seconds_per_gigabyte: lab,
+            others_seconds_per_gigabyte: others,
+            kernel_seconds_per_gigabyte: (machine - named - lab - others).max(0.0),
+            machine_seconds_per_gigabyte: machine,
+            softirq_seconds_per_gigabyte: work.softirq / gigabytes,
+        }
+    }
+}
+
+/// What others took of the machine while loads ran.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Others {
+    /// The machine's.
+    pub(super) cores: usize,
+    /// How many of them others had, on average over all loads.
+    pub(super) cores_taken: f64,
+    /// The same during the load in which they had most.
+    pub(super) cores_taken_most: f64,
+    pub(super) most_during: String,
+    /// Whether that is so much that the figures say little.
+    pub(super) disturbing: bool,
+}
+
+/// The part of a machine that others may have in every load.
+const DISTURBING: f64 = 0.1;
+
+impl Others {
+    /// By load: its name, CPU seconds of others, and how long it took.
+    pub(super) fn of(cores: usize, loads: &[(String, f64, f64)]) -> Self {
+        let taken = |seconds: f64, passed: f64| if passed > 0.0 { seconds / passed } else { 0.0 };
+        let (all, passed) = loads
+            .iter()
+            .fold((0.0, 0.0), |(all, time), (_, seconds, passed)| {
+                (all + seconds, time + passed)
+            });
+        let most = loads
+            .iter()
+            .map(|(name, seconds, passed)| (taken(*seconds, *passed), name))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let (most, during) = most.map_or((0.0, String::new()), |(most, name)| (most, name.clone()));
+        Self {
+            cores,
+            cores_taken: taken(all, passed),
+            cores_taken_most: most,
+            most_during: during,
+            disturbing: most > cores as f64 * DISTURBING,
+        }
+    }
 }
 
 /// What one thread, or a process, worked.
@@ -59,6 +130,16 @@ pub(super) struct Share {
     pub(super) seconds_per_gigabyte: f64,
 }
 
+impl Share {
+    /// Who it is, in a word or two.
+    pub(super) fn name(&self) -> String {
+        match &self.thread {
+            Some(thread) => format!("{}, {thread}", self.process),
+            None => self.process.clone(),
+        }
+    }
+}
+
 /// What a path carries.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Measured {
@@ -67,6 +148,9 @@ pub(super) struct Measured {
     /// Datagrams of 64 bytes that arrived.
     pub(super) udp_64_per_second: f64,
     pub(super) udp_64_sent_per_second: f64,
+    /// The part that did not arrive.
+    pub(super) udp_64_lost: f64,
+    pub(super) udp_64_limited_by: Limit,
     pub(super) round_trip_idle: Latency,
     pub(super) round_trip_loaded: Latency,
     pub(super) loaded_with_bits_per_second: f64,
@@ -74,12 +158,31 @@ pub(super) struct Measured {
     pub(super) cpu: Cpu,
 }
 
+/// What keeps datagrams from being more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Limit {
+    /// Whoever sends: all that it sends arrives.
+    Sender,
+    /// What lies behind it.
+    Path,
+}
+
+/// The part of datagrams that a path may lose which is not at its limit.
+const SPILT: f64 = 0.01;
+
+impl Limit {
+    pub(super) fn of(lost: f64) -> Self {
+        if lost > SPILT { Self::Path } else { Self::Sender }
+    }
+}
+
 /// Pod to pod as a part of what the bare data path carries.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Ratio {
-    tcp_1: f64,
-    tcp_8: f64,
-    udp_64: f64,
+    pub(super) tcp_1: f64,
+    pub(super) tcp_8: f64,
+    pub(super) udp_64: f64,
 }
 
 impl Measured {
@@ -122,245 +225,97 @@ pub(super) struct Report {
     /// Why there is none.
     pub(super) no_bare: Option<String>,
     pub(super) ratio: Option<Ratio>,
-    /// Who stands at each hop, and what lies before it.
-    pub(super) stations: Vec<(&'static str, String)>,
-    pub(super) path: Vec<Hop>,
+    /// The hops from pod to pod.
+    pub(super) path: Vec<Step>,
+    pub(super) others: Others,
 }
 
 impl Report {
     /// One object.
     pub(super) fn to_json(&self) -> Result<String> {
-        let path: Vec<_> = self
-            .path
-            .iter()
-            .enumerate()
-            .map(|(at, hop)| {
-                let (leg, name) = self.station(at);
-                json!({ "leg": leg, "name": name, "address": hop.address, "round_trip_us": hop.rtt_ms.map(|ms| ms * 1e3) })
-            })
-            .collect();
-        Ok(serde_json::to_string_pretty(&json!({
+        let mut all = json!({
             "lab": self.lab,
             "seconds": self.seconds,
             "pods": self.pods,
             "bare": self.bare,
             "no_bare": self.no_bare,
             "ratio": self.ratio,
-            "path": path,
-        }))?)
+            "path": self.path,
+            "path_doubts": doubts(&self.path),
+            "others": self.others,
+        });
+        round(&mut all);
+        Ok(serde_json::to_string_pretty(&all)?)
     }
+}
 
-    /// Who stands at a hop; nobody is named on a path of another length than usual.
-    fn station(&self, at: usize) -> (&str, &str) {
-        match self.stations.get(at) {
-            Some((leg, name)) if self.stations.len() == self.path.len() => (leg, name),
-            _ => ("", ""),
-        }
-    }
-
-    /// Some lines.
-    pub(super) fn to_text(&self) -> String {
-        let (pods, bare) = (&self.pods.measured, self.bare.as_ref().map(|bare| &bare.measured));
-        let (from, to) = (&self.pods.from, &self.pods.to);
-        let mut text = format!(
-            "\n{} → {}, pods on {}/{} and {}/{}\n\n",
-            from.cluster, to.cluster, from.cluster, from.node, to.cluster, to.node
-        );
-        let mut row = |title: &str, unit: &str, [pods, bare]: [String; 2], part: Option<f64>| {
-            let part = part.map_or(String::new(), |part| format!("{:.0} %", part * 100.0));
-            let line = format!("  {title:<36} {unit:<10} {pods:>12} {bare:>12} {part:>8}");
-            text += line.trim_end();
-            text.push('\n');
-        };
-        let both = |of: &dyn Fn(&Measured) -> String| [of(pods), bare.map(of).unwrap_or_default()];
-        let header = ["pod to pod", bare.map_or("", |_| "bare")].map(str::to_owned);
-        row("", "", header, None);
-        let gbits = |value: f64| format!("{:.2}", value / 1e9);
-        row(
-            "TCP, one flow",
-            "Gbit/s",
-            both(&|measured| gbits(measured.tcp_1_bits_per_second)),
-            self.ratio.map(|ratio| ratio.tcp_1),
-        );
-        row(
-            "TCP, eight flows",
-            "Gbit/s",
-            both(&|measured| gbits(measured.tcp_8_bits_per_second)),
-            self.ratio.map(|ratio| ratio.tcp_8),
-        );
-        row(
-            "UDP, 64 bytes",
-            "1000/s",
-            both(&|measured| format!("{:.0}", measured.udp_64_per_second / 1e3)),
-            self.ratio.map(|ratio| ratio.udp_64),
-        );
-        let times = |latency: &Latency| format!("{:.0} / {:.0}", latency.p50_us, latency.p99_us);
-        row(
-            "round trip, median and 99 of 100",
-            "µs",
-            both(&|measured| times(&measured.round_trip_idle)),
-            None,
-        );
-        let beside = gbits(pods.loaded_with_bits_per_second);
-        row(
-            &format!("the same beside {beside} Gbit/s"),
-            "µs",
-            both(&|measured| times(&measured.round_trip_loaded)),
-            None,
-        );
-        if let Some(bare) = &self.bare {
-            let _ = writeln!(
-                text,
-                "\n  bare: the data path alone from {} to {}, on the same wires.",
-                bare.from, bare.to
-            );
-        }
-        if let Some(why) = &self.no_bare {
-            let _ = writeln!(text, "\n  The data path alone was not measured: {why}.");
-        }
-        self.hops(&mut text);
-        self.work(&mut text);
-        text
-    }
-
-    fn hops(&self, text: &mut String) {
-        let _ = writeln!(
-            text,
-            "\nWhere a round trip's time goes (the best of three to each hop)\n"
-        );
-        let mut before = 0.0;
-        for (at, hop) in self.path.iter().enumerate() {
-            let (leg, name) = self.station(at);
-            let address = hop
-                .address
-                .map_or("(silent)".to_owned(), |address| address.to_string());
-            let (whole, own) = match hop.rtt_ms {
-                Some(ms) => {
-                    // A hop that is slow to say that it is one makes the next look quick.
-                    let own = (ms * 1e3 - before).max(0.0);
-                    before = before.max(ms * 1e3);
-                    (format!("{:.0} µs", ms * 1e3), format!("+{own:.0}"))
-                }
-                None => (String::new(), String::new()),
-            };
-            let _ = writeln!(text, "  {leg:<18} {name:<24} {address:<24} {whole:>10} {own:>8}");
-        }
-    }
-
-    fn work(&self, text: &mut String) {
-        let _ = writeln!(text, "\nWhere the CPU goes (seconds per GB of one TCP flow)\n");
-        let paths = [
-            ("pod to pod", Some(&self.pods.measured)),
-            ("bare", self.bare.as_ref().map(|bare| &bare.measured)),
-        ];
-        for (title, measured) in paths {
-            let Some(Measured { cpu, .. }) = measured else {
-                continue;
-            };
-            let mut line = |who: &str, what: &str, seconds: f64| {
-                let _ = writeln!(text, "  {title:<12} {who:<32} {what:<16} {seconds:>6.2}");
-            };
-            for share in &cpu.shares {
-                line(
-                    &share.process,
-                    share.thread.as_deref().unwrap_or_default(),
-                    share.seconds_per_gigabyte,
-                );
+/// To four digits: more would be chance.
+fn round(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(values) => values.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let rounded = number
+                .as_f64()
+                .and_then(|exact| format!("{exact:.3e}").parse::<f64>().ok());
+            if let Some(rounded) = rounded {
+                *value = json!(rounded);
             }
-            line("the whole machine", "", cpu.machine_seconds_per_gigabyte);
-            line("of it in softirq", "", cpu.softirq_seconds_per_gigabyte);
         }
+        _ => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::{measured, report};
     use super::*;
 
-    fn measured(bits: f64) -> Measured {
-        let latency = Latency {
-            p50_us: 120.0,
-            p99_us: 400.0,
-            sent: 20,
-            received: 20,
-        };
-        Measured {
-            tcp_1_bits_per_second: bits,
-            tcp_8_bits_per_second: bits * 1.1,
-            udp_64_per_second: 90_000.0,
-            udp_64_sent_per_second: 400_000.0,
-            round_trip_idle: latency,
-            round_trip_loaded: latency,
-            loaded_with_bits_per_second: 1e9,
-            cpu: Cpu {
-                shares: vec![Share {
-                    process: "blue/gateway-1".to_owned(),
-                    thread: Some("strait-out".to_owned()),
-                    seconds_per_gigabyte: 0.9,
-                }],
-                machine_seconds_per_gigabyte: 4.0,
-                softirq_seconds_per_gigabyte: 1.0,
-            },
-        }
-    }
-
-    fn side(cluster: &str) -> Side {
-        Side {
-            cluster: cluster.to_owned(),
-            node: "worker-1".to_owned(),
-            gateway: "gateway-1".to_owned(),
-            gateways: Vec::new(),
-        }
-    }
-
-    fn report(bare: Option<Measured>) -> Report {
-        let pods = measured(3e9);
-        let hop = |hop, rtt_ms| Hop {
-            hop,
-            address: Some("10.0.0.1".parse().unwrap()),
-            rtt_ms,
-        };
-        Report {
-            lab: "default".to_owned(),
-            seconds: 2.0,
-            ratio: bare.as_ref().map(|bare| bare.below(&pods)),
-            pods: Pods {
-                from: side("blue"),
-                to: side("green"),
-                measured: pods,
-            },
-            no_bare: bare
-                .is_none()
-                .then(|| "the gateways of green are behind a NAT".to_owned()),
-            bare: bare.map(|measured| Bare {
-                from: "blue/gateway-1".to_owned(),
-                to: "green/gateway-1".to_owned(),
-                measured,
-            }),
-            stations: vec![
-                ("veth", "blue/worker-1".to_owned()),
-                ("tunnel", "green/gateway-1".to_owned()),
-            ],
-            path: vec![hop(1, Some(0.05)), hop(2, Some(0.09))],
-        }
-    }
-
     #[test]
-    fn the_part_of_the_bare_data_path_is_told() {
-        let text = report(Some(measured(4e9))).to_text();
-        assert!(text.contains("75 %"), "{text}");
-        assert!(text.contains("+40"), "{text}");
-        assert!(text.contains("strait-out"), "{text}");
-        let json: serde_json::Value =
-            serde_json::from_str(&report(Some(measured(4e9))).to_json().unwrap()).unwrap();
+    fn scripts_find_all_by_name_and_no_more_digits_than_mean_something() {
+        let text = report(Some(measured(4e9))).to_json().unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["ratio"]["tcp_1"], 0.75);
         assert_eq!(json["pods"]["from"]["cluster"], "blue");
         assert_eq!(json["path"][1]["name"], "green/gateway-1");
+        assert_eq!(json["pods"]["udp_64_limited_by"], "path");
+        assert_eq!(json["others"]["disturbing"], false);
+        for (exact, rounded) in [(499.999_99, 500.0), (0.123_456, 0.1235), (3.123_456e9, 3.123e9)] {
+            let mut value = json!([{ "of": exact, "count": 12_345 }]);
+            round(&mut value);
+            assert_eq!(value, json!([{ "of": rounded, "count": 12_345 }]));
+        }
     }
 
     #[test]
-    fn without_the_bare_data_path_it_says_why() {
-        let text = report(None).to_text();
-        assert!(text.contains("behind a NAT") && !text.contains('%'), "{text}");
+    fn a_part_of_the_machines_work_is_named_or_told_as_the_rest() {
+        let work = Work {
+            spent: Default::default(),
+            busy: 10.0,
+            softirq: 3.0,
+            own: 5.0,
+            others: 2.0,
+            stolen: 0.0,
+            seconds: 6.0,
+        };
+        let share = Share {
+            process: "sender".to_owned(),
+            thread: None,
+            seconds_per_gigabyte: 2.0,
+        };
+        let cpu = Cpu::of(&work, vec![share], 2.0);
+        assert_eq!(cpu.lab_seconds_per_gigabyte, 0.5);
+        assert_eq!(cpu.others_seconds_per_gigabyte, 1.0);
+        assert_eq!(cpu.kernel_seconds_per_gigabyte, 1.5);
+        assert_eq!(cpu.machine_seconds_per_gigabyte, 5.0);
+    }
+
+    #[test]
+    fn others_are_told_by_the_load_that_they_disturbed_most() {
+        let loads = [("one".to_owned(), 0.1, 2.0), ("eight".to_owned(), 1.5, 2.0)];
+        let others = Others::of(2, &loads);
+        assert_eq!((others.cores_taken, others.cores_taken_most), (0.4, 0.75));
+        assert!(others.disturbing && others.most_during == "eight", "{others:?}");
+        assert!(!Others::of(2, &loads[..1]).disturbing);
     }
 }

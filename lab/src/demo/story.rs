@@ -18,7 +18,7 @@ use crate::control::{self, PodRequest};
 use crate::dir::LabDir;
 use crate::objects::{self, apply};
 use crate::start::{self, Tether};
-use crate::tool::{Errand, Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
+use crate::tool::{Crew, Errand, Fetched, Hop, LookedUp, Pinged, Resolved, Sent};
 use crate::topology::Shape;
 use crate::wait::until_blocking;
 
@@ -281,7 +281,7 @@ impl Story {
     /// Runs a tool in the client's pod.
     fn in_client<T: DeserializeOwned>(&self, args: &[impl AsRef<str>]) -> Result<T> {
         let place = format!("{}/client", self.places.client.cluster);
-        Errand::start(&self.dir, &place, args)?.result()
+        Errand::start(&Crew::default(), &self.dir, &place, args)?.result()
     }
 }
 

@@ -23,10 +23,10 @@ use strait_daemon::stdout;
 
 pub(crate) use client::{Fetched, any_like, metrics};
 pub(crate) use engine::EngineSpec;
-pub(crate) use errand::Errand;
+pub(crate) use errand::{Crew, Errand};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use icmp::read_both as icmp_answers;
-pub(crate) use icmp::{Hop, Pinged};
+pub(crate) use icmp::{Hop, Pinged, Surveyed};
 pub(crate) use load::{Datagrams, Sent, Streamed};
 pub(crate) use resolve::{LookedUp, Resolved};
 
