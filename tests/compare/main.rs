@@ -103,6 +103,10 @@ fn compare(args: Args) -> Result<ExitCode> {
         let drivers: Vec<Driver> = serde_json::from_str(drivers)?;
         return inside(&args, &drivers).map(|()| ExitCode::SUCCESS);
     }
+    if args.publish {
+        // Not only after all the rounds.
+        published(&readme()?, "")?;
+    }
     let (drivers, skipped) = peers::gather(&args)?;
     for why in &skipped {
         println!("skipped: {why}");
@@ -235,18 +239,38 @@ fn inside(args: &Args, drivers: &[Driver]) -> Result<()> {
     if args.publish {
         publish(&text, &plot)?;
     }
+    let silent = |driver: &&Driver| !rows.iter().any(|row| row.driver == driver.name);
+    let silent: Vec<_> = drivers
+        .iter()
+        .filter(silent)
+        .map(|driver| &*driver.name)
+        .collect();
+    ensure!(
+        silent.is_empty(),
+        "nothing could be measured of {}",
+        silent.join(", ")
+    );
     Ok(())
 }
 
 /// Puts the results where readers of the project see them.
 fn publish(table: &str, plot: &str) -> Result<()> {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let readme = project.join("README.md");
-    let old = std::fs::read_to_string(&readme).context("cannot read README.md")?;
     let shown = format!("![strait wireguard beside other implementations](docs/compare.svg)\n\n{table}");
-    let new = table::replaced(&old, &shown).context("README.md has no place for the table")?;
-    std::fs::write(readme, new)?;
-    std::fs::write(project.join("docs/compare.svg"), plot)?;
+    let new = published(&readme()?, &shown)?;
+    std::fs::write(project().join("README.md"), new)?;
+    std::fs::write(project().join("docs/compare.svg"), plot)?;
     println!("published: README.md, docs/compare.svg");
     Ok(())
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn readme() -> Result<String> {
+    std::fs::read_to_string(project().join("README.md")).context("cannot read README.md")
+}
+
+fn published(readme: &str, shown: &str) -> Result<String> {
+    table::replaced(readme, shown).context("README.md has no place for the table")
 }

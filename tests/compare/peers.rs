@@ -1,12 +1,19 @@
 //! The implementations: where they come from.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{Access, access};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 use crate::{Args, target};
+
+/// How long a program may take to say its version.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What runs an interface.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -133,7 +140,7 @@ fn find(args: &Args, peer: &Peer) -> Result<PathBuf> {
         .chain([fetched.join("bin"), fetched.join("usr/bin")]);
     if let Some(found) = folders
         .map(|folder| folder.join(peer.program))
-        .find(|path| path.is_file())
+        .find(|path| access(path, Access::EXEC_OK).is_ok() && path.is_file())
     {
         return Ok(found);
     }
@@ -191,17 +198,30 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The last word of the first line that it says of its version.
+/// The last word of the first line that it says of its version; none if it says nothing in time.
 fn version(program: &str) -> String {
-    let output = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output();
-    let said = output.map(|output| output.stdout).unwrap_or_default();
-    let first = String::from_utf8_lossy(&said)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let said = || -> Result<String> {
+        let mut child = Command::new(program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let begun = Instant::now();
+        while child.try_wait()?.is_none() {
+            if begun.elapsed() > PATIENCE {
+                // With what it has started.
+                let group = Pid::from_child(&child);
+                kill_process_group(group, Signal::KILL)?;
+                child.wait()?;
+                bail!("it says nothing");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(String::from_utf8(child.wait_with_output()?.stdout)?)
+    };
+    let said = said().unwrap_or_default();
+    let first = said.lines().next().unwrap_or_default();
     first.split_whitespace().last().unwrap_or_default().to_owned()
 }
