@@ -104,7 +104,7 @@ impl Command {
     }
 }
 
-/// The program under the name `strait-wireguard`: one role of the tree.
+// The program under the name `strait-wireguard`: one role of the tree, whose help it shows.
 #[derive(Debug, Parser)]
 #[command(name = WIREGUARD, version)]
 struct Wireguard {

@@ -33,6 +33,11 @@ pub(crate) fn key(number: u8) -> String {
     hex(&[number; 32])
 }
 
+/// The public key of [`key`], as `wg` and the log show it.
+pub(crate) fn shown(number: u8) -> String {
+    PrivateKey::from_bytes([number; 32]).public().to_string()
+}
+
 /// The public key of [`key`].
 pub(crate) fn public(number: u8) -> String {
     hex(&PrivateKey::from_bytes([number; 32]).public().0)
@@ -116,8 +121,22 @@ impl Bed {
 
     /// An interface at an end of the wire, up, with addresses, its socket ready.
     pub(crate) fn side(&self, number: usize, driver: Driver) -> Side {
+        self.start(number, self.command(number, driver, &format!("wg{number}"), true))
+    }
+
+    /// The program under test, with a log that tells more.
+    pub(crate) fn logged_side(&self, number: usize, log: &Path) -> Side {
+        let mut command = self.bare(number);
+        command.args(["--log", "info", "--log-file"]).arg(log).args([
+            "wireguard",
+            "-f",
+            &format!("wg{number}"),
+        ]);
+        self.start(number, command)
+    }
+
+    fn start(&self, number: usize, mut command: Command) -> Side {
         let name = format!("wg{number}");
-        let mut command = self.command(number, driver, &name, true);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -369,6 +388,17 @@ impl Side {
             .unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
+    }
+
+    /// Sends a packet from an address that it has, which may come to nothing.
+    pub(crate) fn try_from(&self, source: &str, to: &Side) {
+        let (source, target): (IpAddr, _) = (source.parse().unwrap(), SocketAddr::new(to.address(), 9));
+        self.namespace
+            .run(move || {
+                let socket = UdpSocket::bind((source, 0)).unwrap();
+                let _: Result<usize, _> = socket.send_to(b"anybody there?", target);
+            })
+            .unwrap();
     }
 
     /// Sends a packet that must not arrive: others take a few hundredths of this time.

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bed::{Bed, Driver, FarPeer, Side, exchange, key, public};
+use bed::{Bed, Driver, FarPeer, Side, exchange, key, public, shown};
 use strait_linux::testing::{enter_namespaces, until};
 
 /// Fails by panic; an error says why it was not tried.
@@ -38,6 +38,7 @@ fn main() {
             "one_that_was_killed_is_met_again_within_a_second",
             killed_and_started_again,
         ),
+        ("why_a_tunnel_does_not_come_up_is_said_once", reasons),
         ("it_sleeps_while_nothing_is_due", idle),
         ("many_peers_take_little_memory", many_peers),
         ("wireguard_go_is_understood", || interoperates("wireguard-go")),
@@ -314,6 +315,84 @@ fn killed_and_started_again() -> Result<(), String> {
         // On a quiet machine it takes some hundredths; the retry of a lost message would take over a second.
         assert!(took < Duration::from_secs(4), "{what} arrived after {took:?}");
         println!("{what} arrived {took:.2?} after it was back");
+    }
+    Ok(())
+}
+
+fn reasons() -> Result<(), String> {
+    let bed = Bed::new();
+    let folder = tempfile::tempdir().unwrap();
+    let logs = [folder.path().join("a"), folder.path().join("b")];
+    let begun = Instant::now();
+    let (a, b) = (bed.logged_side(1, &logs[0]), bed.logged_side(2, &logs[1]));
+    let lines = |side: usize, text: &str, named: &str| {
+        let log = std::fs::read_to_string(&logs[side]).unwrap();
+        log.lines()
+            .filter(|line| line.contains(text) && line.contains(named))
+            .count()
+    };
+    let mut expected = Vec::new();
+    let mut told = |side: usize, text: &'static str, named: String, more: &dyn Fn()| {
+        until(&format!("the log has \"{text}\" for {named}"), || {
+            more();
+            lines(side, text, &named) > 0
+        });
+        expected.push((side, text, named));
+    };
+
+    // Only one end has the preshared key; of the others one is away, one cannot be reached, one has no address.
+    join(&a, &b);
+    let preshared = format!("update_only=true\npreshared_key={}\n", "ab".repeat(32));
+    let keepalive = "persistent_keepalive_interval=25\n";
+    a.set(&format!(
+        "public_key={}\n{preshared}{keepalive}public_key={}\nendpoint=192.0.2.2:9\n{keepalive}public_key={}\n\
+         endpoint=203.0.113.9:9\n{keepalive}public_key={}\n{keepalive}",
+        public(2),
+        public(5),
+        public(6),
+        public(7),
+    ));
+    let unreachable = "cannot send to the peer: Network is unreachable";
+    told(0, unreachable, shown(6), &|| ());
+    told(0, "has no endpoint here", shown(7), &|| ());
+    told(
+        0,
+        "do not verify: give both ends the same preshared key",
+        shown(2),
+        &|| (),
+    );
+    told(1, "begins handshakes and never finishes them", shown(1), &|| ());
+    told(0, "no answer to handshakes for 1", shown(5), &|| ());
+
+    // They meet, and one sends what the other does not take.
+    b.set(&format!("public_key={}\n{preshared}", public(1)));
+    exchange(&a, &b, b"with the same key");
+    told(0, "tunnel up", shown(2), &|| ());
+    b.add_address("10.98.7.7/32");
+    told(0, "is not in its allowed IPs", shown(2), &|| {
+        b.try_from("10.98.7.7", &a)
+    });
+    assert_eq!(lines(0, "source=10.98.7.7", &shown(2)), 1);
+    a.set(&format!("public_key={}\nendpoint=203.0.113.7:7\n", public(2)));
+    told(0, unreachable, shown(2), &|| a.try_from("10.98.0.1", &b));
+
+    // Somebody else's key, and a key that is nobody's.
+    b.set(&format!("private_key={}\n", key(3)));
+    told(0, "handshakes by a key that is no peer here", shown(3), &|| {
+        b.try_from("10.98.0.2", &a)
+    });
+    b.set(&format!(
+        "public_key={}\nendpoint={}\n{keepalive}",
+        public(9),
+        a.underlay(5001)
+    ));
+    told(0, "are not for this end's public key", b.underlay(5002), &|| ());
+
+    // On a slow machine some may have been said again.
+    let again = begun.elapsed().as_secs() as usize / 30;
+    for (side, text, named) in expected {
+        let count = lines(side, text, &named);
+        assert!(count <= 1 + again, "{count} lines: {text} for {named}");
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::config::DropCause;
 use super::engine::Shared;
 use super::noise::{Addressee, HANDSHAKE_MAX, SCRATCH_LEN};
 use super::peer::Peer;
+use super::trouble::Strangers;
 
 /// How often timers are looked at while something happens.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -154,6 +155,7 @@ pub(super) fn run(shared: &Shared) {
     let mut scratch = vec![0; SCRATCH_LEN];
     let start = Instant::now();
     let (mut next, mut rested) = (start, start);
+    let mut strangers = Strangers::default();
     let (mut looked, mut gathered) = (None::<Instant>, None::<Instant>);
     loop {
         let waiting = shared.control.take(next, rested);
@@ -187,7 +189,8 @@ pub(super) fn run(shared: &Shared) {
         }
         let begun = Instant::now();
         for message in waiting.messages {
-            handle(shared, message.from, &message.bytes[..message.len], &mut scratch);
+            let bytes = &message.bytes[..message.len];
+            handle(shared, message.from, bytes, &mut strangers, &mut scratch);
         }
         if count >= MANY {
             let end = Instant::now();
@@ -211,11 +214,14 @@ fn look(shared: &Shared, scratch: &mut [u8], now: Instant) -> Instant {
     next.unwrap_or(now + IDLE)
 }
 
-fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8]) {
+fn handle(shared: &Shared, from: SocketAddr, message: &[u8], strangers: &mut Strangers, scratch: &mut [u8]) {
     let table = shared.table.load();
     let (peer, unknown) = match shared.identities.load().inspect(from.ip(), message, scratch) {
         Ok((lane, Addressee::Key(key))) => {
             let peer = table.by_key(&key).filter(|peer| peer.lane == lane);
+            if peer.is_none() {
+                strangers.unknown_key(&key, from, Instant::now());
+            }
             (peer, DropCause::InUnknownKey)
         }
         Ok((_, Addressee::Index(index))) => (table.by_receiver(index), DropCause::InUnknownSession),
@@ -228,6 +234,7 @@ fn handle(shared: &Shared, from: SocketAddr, message: &[u8], scratch: &mut [u8])
         }
         Err(cause) => {
             shared.drops.add(cause, 1);
+            strangers.unverified(from, Instant::now());
             return;
         }
     };

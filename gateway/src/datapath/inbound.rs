@@ -188,6 +188,12 @@ impl Opened {
                 }
                 Err(cause) => {
                     peer.counters.drops.add(cause, 1);
+                    if cause == DropCause::InSourceNotAllowed
+                        && let Some(header) = packet::parse(&plain[*start..*start + *len])
+                    {
+                        // The control thread is awake, as data has come.
+                        peer.notes.foreign_source.leave(|| header.source);
+                    }
                     false
                 }
             }

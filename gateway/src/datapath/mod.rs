@@ -9,6 +9,7 @@
 //! immutable [`table`], replaced whole, and each [`peer`]'s state behind its own lock, taken once per run or
 //! packet. Of several workers each has sessions of its own, to which [`steering`] brings what arrives. Super
 //! packets of the TUN are cut by [`split`] and made by [`join`]. boringtun stays behind the trait in [`noise`].
+//! Why a peer is not met is said in [`trouble`].
 //! Start reading at [`engine`].
 
 #[cfg(feature = "fuzzing")]
@@ -39,6 +40,7 @@ mod split;
 mod steering;
 mod table;
 mod toobig;
+mod trouble;
 mod udp;
 mod vnet;
 mod worker;

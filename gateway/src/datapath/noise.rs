@@ -52,6 +52,11 @@ pub(super) fn kind(datagram: &[u8]) -> Option<Kind> {
     }
 }
 
+/// Whether a handshake message answers an initiation.
+pub(super) fn is_response(message: &[u8]) -> bool {
+    message.first() == Some(&2)
+}
+
 /// What a timer wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tick {
@@ -292,7 +297,7 @@ impl Tunnel for Boring {
         if out.len() < SCRATCH_LEN {
             return Err(DropCause::InBadHandshake);
         }
-        let response = message.first() == Some(&2);
+        let response = is_response(message);
         let result = match self.tunn.decapsulate(None, message, out) {
             TunnResult::WriteToNetwork(reply) => Ok(Answer {
                 len: reply.len(),

@@ -16,7 +16,7 @@ use super::packet::{self, Header};
 use super::peer::{Peer, State};
 use super::split::{Prepared, Split, prepare};
 use super::toobig::{self, Allowance, TooBig};
-use super::udp::{MAX_SEGMENTS, MAX_SEND, Unsent, unsent};
+use super::udp::{MAX_SEGMENTS, MAX_SEND, Unsent};
 use super::vnet::{VNET_HEADER_LEN, Vnet};
 
 /// Packets are padded to a multiple of this, to hide their length a little, but not beyond the MTU.
@@ -308,8 +308,9 @@ impl Outgoing {
             let (mut bytes, mut packets) = (part.len(), part.len().div_ceil(self.segment) as u64);
             let result = udp.send_run(to, part, self.segment, self.ecn, &peer.batch);
             if let Err(Unsent { datagrams, error }) = result {
-                peer.counters.drops.add(unsent(&error), datagrams);
-                tracing::debug!(peer = peer.id, %to, datagrams, %error, "run not sent");
+                if peer.send_failed(to, datagrams, &error) {
+                    shared.control.rouse();
+                }
                 // Only a run's last datagram may be shorter.
                 packets -= datagrams;
                 bytes = packets as usize * self.segment;

@@ -10,8 +10,9 @@ use super::config::{DropCause, LaneStatus, PeerConfig, PeerStatus};
 use super::control::TICK;
 use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
-use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel};
+use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel, is_response};
 use super::table::Slot;
+use super::trouble::{NotSent, Notes, Trouble};
 use super::udp::{Udp, unsent};
 
 /// Bytes of packets that wait for a session.
@@ -59,6 +60,7 @@ pub(super) struct Peer {
     /// Whether one send may carry several datagrams to this endpoint.
     pub(super) batch: AtomicBool,
     pub(super) counters: Arc<Counters>,
+    pub(super) notes: Notes,
 }
 
 /// What the peer's lock guards.
@@ -80,6 +82,15 @@ pub(super) struct State {
     expired: bool,
     /// When the newest session was made.
     handshake: Option<Instant>,
+    trouble: Trouble,
+}
+
+impl State {
+    /// The peer has answered, or is to be tried as if for the first time.
+    fn begin_anew(&mut self) {
+        self.attempts = 0;
+        self.trouble.heard();
+    }
 }
 
 impl std::fmt::Debug for Peer {
@@ -145,6 +156,7 @@ impl Peer {
                 busy_until: Instant::now(),
                 expired: false,
                 handshake: None,
+                trouble: Trouble::default(),
             }),
             up: AtomicBool::new(false),
             sent: AtomicBool::new(false),
@@ -153,6 +165,7 @@ impl Peer {
             wanted: AtomicBool::new(false),
             batch: AtomicBool::new(true),
             counters: Arc::default(),
+            notes: Notes::default(),
         }
     }
 
@@ -203,7 +216,7 @@ impl Peer {
             state.candidates.clone_from(&config.candidates);
             if !state.tunnel.established() {
                 // A new address is worth a prompt attempt.
-                state.attempts = 0;
+                state.begin_anew();
                 state.last_initiation = None;
             }
         }
@@ -275,7 +288,7 @@ impl Peer {
 
     /// To be called when authentic data comes while the peer is not up.
     pub(super) fn revive(&self, state: &mut State, udp: &Udp, scratch: &mut [u8]) {
-        state.attempts = 0;
+        state.begin_anew();
         self.settle(state, udp, scratch);
     }
 
@@ -296,6 +309,13 @@ impl Peer {
                 (false, 0) if established => {
                     tracing::warn!(peer = id, "tunnel down: the peer answers no handshake any more");
                 }
+                // On demand, the next packet begins another session.
+                (false, 0) if state.keepalive.is_none() && state.attempts == 0 => {
+                    tracing::info!(
+                        peer = id,
+                        "tunnel down: nothing was sent, and its session has ended"
+                    );
+                }
                 (false, 0) => tracing::warn!(
                     peer = id,
                     "tunnel down: the session has lapsed without a new handshake"
@@ -308,6 +328,7 @@ impl Peer {
         if !established {
             return;
         }
+        state.trouble.met();
         // boringtun tells an age, by a clock that it reads at times of its own.
         if let Some(age) = state.tunnel.age()
             && state
@@ -351,7 +372,7 @@ impl Peer {
                 if answer.authentic {
                     self.counters.rx.add(message.len() as u64, 0);
                     self.roam(&mut state, from);
-                    state.attempts = 0;
+                    state.begin_anew();
                     // The peer is at it: leave it the time to finish before trying ourselves.
                     state.last_initiation = Some(now);
                 }
@@ -361,15 +382,25 @@ impl Peer {
                             self.counters.tx.add(answer.len as u64, 0);
                             state.last_sent = now;
                         }
-                        Err(error) => self.send_failed(from, &error),
+                        Err(error) => {
+                            self.send_failed(from, 1, &error);
+                        }
                     }
+                }
+                if answer.authentic && !answer.completed && !state.tunnel.established() && self.lane == 0 {
+                    state.trouble.answered(&self.id, from, now);
                 }
                 if answer.completed {
                     tracing::debug!(peer = self.id, %from, "handshake complete");
                 }
                 self.settle(&mut state, udp, scratch);
             }
-            Err(cause) => self.counters.drops.add(cause, 1),
+            Err(cause) => {
+                self.counters.drops.add(cause, 1);
+                if is_response(message) {
+                    state.trouble.answer_refused();
+                }
+            }
         }
     }
 
@@ -395,6 +426,7 @@ impl Peer {
             Tick::Expired => {
                 let lost = state.queue.len() as u64;
                 (state.queued, state.queue) = (0, VecDeque::new());
+                state.trouble.heard();
                 if lost > 0 {
                     self.counters.drops.add(DropCause::OutQueueFull, lost);
                 }
@@ -403,6 +435,7 @@ impl Peer {
         }
         self.settle(&mut state, udp, scratch);
         self.keep_up(&mut state, udp, scratch, now);
+        state.trouble.read(&self.id, &self.notes, now);
         self.due(&state, now)
     }
 
@@ -505,12 +538,25 @@ impl Peer {
             .into_iter()
             .chain(others)
             .take(if works { 1 } else { usize::MAX });
-        let mut sent = 0;
+        let (mut sent, mut first, mut failed) = (0, None, None);
         for target in targets {
             match udp.send_one(target, message) {
-                Ok(()) => sent += 1,
+                Ok(()) => {
+                    sent += 1;
+                    first = first.or(Some(target));
+                }
                 // Candidates of a family or network that this node lacks are usual.
-                Err(error) => tracing::debug!(peer = self.id, %target, %error, "initiation not sent"),
+                Err(error) => {
+                    tracing::debug!(peer = self.id, %target, %error, "initiation not sent");
+                    failed = failed.or(Some((target, error)));
+                }
+            }
+        }
+        if self.lane == 0 {
+            match (first, failed) {
+                (Some(first), _) => state.trouble.initiated(&self.id, first, now),
+                (None, Some((to, error))) => state.trouble.unsent(&self.id, to, &error.to_string(), now),
+                (None, None) => state.trouble.nowhere(&self.id, now),
             }
         }
         if sent == 0 {
@@ -531,14 +577,22 @@ impl Peer {
                 self.counters.tx.add(datagram.len() as u64, 0);
                 state.last_sent = Instant::now();
             }
-            Err(error) => self.send_failed(endpoint, &error),
+            Err(error) => {
+                self.send_failed(endpoint, 1, &error);
+            }
         }
     }
 
-    /// Counts datagrams that the kernel did not take.
-    pub(super) fn send_failed(&self, to: SocketAddr, error: &std::io::Error) {
-        self.counters.drops.add(unsent(error), 1);
-        tracing::debug!(peer = self.id, %to, %error, "datagram not sent");
+    /// Notes that the kernel did not take so many datagrams. True: the control thread is to look.
+    pub(super) fn send_failed(&self, to: SocketAddr, datagrams: u64, error: &std::io::Error) -> bool {
+        let cause = unsent(error);
+        self.counters.drops.add(cause, datagrams);
+        tracing::debug!(peer = self.id, %to, datagrams, %error, "not sent");
+        let note = || NotSent {
+            to,
+            error: error.to_string(),
+        };
+        cause == DropCause::OutSendFailed && self.notes.unsent.leave(note)
     }
 
     /// What this lane does, as if it were the peer's only one.
