@@ -300,7 +300,7 @@ fn a_gateway_that_starts_again_is_waited_for_or_named() {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
 
-    let mut measured = Started::new(&lab, "2");
+    let mut measured = Started::new(&lab, "1");
     measured.until("one TCP flow");
     lab.strait(&["lab", "kill", "green/gateway-1/gateway"]).unwrap();
     let (said, code) = measured.end();

@@ -407,8 +407,10 @@ impl Each<'_> {
         self.course.say(&format!("{what}{order}"));
         let one = |path: &&Path<'_>| {
             let before = Moment::now(&path.processes, self.roots)?;
-            let measured = measure(path)?;
+            let measured = measure(path);
+            // First, as a gateway that ended is why a load failed.
             let work = Moment::now(&path.processes, self.roots)?.since(&before);
+            let measured = measured?;
             let taken = work.others + work.stolen;
             let load = format!("{what}, {}", path.title);
             self.course.others.borrow_mut().push((load, taken, work.seconds));

@@ -24,9 +24,9 @@ impl Report {
         let _ = match others.disturbing {
             true => writeln!(
                 text,
-                "\nWARNING: other programs took {taken:.2} of this machine's {cores} cores during the loads\n({:.2} \
-                 during {}), so these figures say little.\nLet the machine be idle, and measure again.",
-                others.cores_taken_most, others.most_during
+                "\nWARNING: other programs took {taken:.2} of this machine's {cores} cores during the loads (once {:.2}); \
+                 measure again when it is idle.",
+                others.cores_taken_most
             ),
             false => writeln!(
                 text,
@@ -126,7 +126,8 @@ impl Report {
     fn hops(&self, text: &mut String) {
         let _ = writeln!(
             text,
-            "\nWhere a round trip's time goes (medians in µs; ± is what chance may do to a step)\n"
+            "\nWhere a round trip's time goes (medians in µs; ± is what chance may do to a step; the first has the sender's \
+             own work, too)\n"
         );
         let header = ("", "", "", "so far", "step");
         let rows = self.path.iter().map(|hop| {
