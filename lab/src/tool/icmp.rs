@@ -231,23 +231,20 @@ impl Icmp {
         while missing > 0 {
             let now = Instant::now();
             let due = match ahead {
-                Some((number, (ttl, _))) => {
-                    let due = started + interval * u32::from(number);
-                    if due <= now {
-                        // One that cannot be sent is lost.
-                        let ready = self.reach(*ttl).is_ok();
-                        last = Instant::now();
-                        sent.push(ready.then_some(last));
-                        let _ = self.send(number);
-                        ahead = next.next();
-                        continue;
-                    }
-                    due
-                }
+                Some((number, _)) => started + interval * u32::from(number),
                 None if now >= last + timeout => break,
                 None => last + timeout,
             };
-            if !self.readable(due - now)? {
+            // What is there is read first, lest it wait where this thread is late.
+            if !self.readable(due.saturating_duration_since(now))? {
+                if let Some((number, (ttl, _))) = ahead.filter(|_| Instant::now() >= due) {
+                    // One that cannot be sent is lost.
+                    let ready = self.reach(*ttl).is_ok();
+                    last = Instant::now();
+                    sent.push(ready.then_some(last));
+                    let _ = self.send(number);
+                    ahead = next.next();
+                }
                 continue;
             }
             let Some((answer, _, number)) = self.receive(LOOK)? else {
