@@ -65,10 +65,10 @@ impl Cpu {
     /// Out of what was done while so many gigabytes went through.
     pub(super) fn of(work: &Work, shares: Vec<Share>, gigabytes: f64) -> Self {
         let named: f64 = shares.iter().map(|share| share.seconds_per_gigabyte).sum();
-        let machine = work.busy / gigabytes;
         let lab = (work.own / gigabytes - named).max(0.0);
-        // One clock counts programs, another the machine: neither is to be below nothing.
-        let others = (work.others / gigabytes).clamp(0.0, (machine - named - lab).max(0.0));
+        // The machine's clock counts in ticks, those of programs are finer: the machine did what they did at least.
+        let machine = (work.busy / gigabytes).max(named + lab);
+        let others = (work.others / gigabytes).min((machine - named - lab).max(0.0));
         Self {
             shares,
             lab_seconds_per_gigabyte: lab,
@@ -308,6 +308,15 @@ mod tests {
         assert_eq!(cpu.others_seconds_per_gigabyte, 1.0);
         assert_eq!(cpu.kernel_seconds_per_gigabyte, 1.5);
         assert_eq!(cpu.machine_seconds_per_gigabyte, 5.0);
+
+        // Few ticks of the machine in a short load.
+        let short = Work { busy: 3.0, ..work };
+        let cpu = Cpu::of(&short, cpu.shares, 2.0);
+        assert_eq!(cpu.machine_seconds_per_gigabyte, 2.5);
+        assert_eq!(
+            (cpu.others_seconds_per_gigabyte, cpu.kernel_seconds_per_gigabyte),
+            (0.0, 0.0)
+        );
     }
 
     #[test]
