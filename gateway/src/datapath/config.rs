@@ -222,7 +222,7 @@ pub struct OffloadStatus {
     pub tun_udp: bool,
     /// Super packets are written to the TUN device.
     pub tun_join: bool,
-    /// One system call sends several datagrams.
+    /// One system call sends several datagrams, to one peer at least.
     pub udp_segmentation: bool,
 }
 

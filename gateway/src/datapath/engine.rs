@@ -404,7 +404,9 @@ impl Engine {
 
     /// What the engine and its peers have done so far.
     pub fn status(&self) -> EngineStatus {
-        let mut peers = self.shared.table.load().status();
+        let table = self.shared.table.load();
+        let refused = table.peers().next().is_some() && table.peers().all(|peer| peer.batch.is_off());
+        let mut peers = table.status();
         peers.sort_by(|a, b| a.id.cmp(&b.id));
         let first = self.shared.first();
         let tun = first.tun.offload();
@@ -412,7 +414,7 @@ impl Engine {
             tun_tcp: tun.tso,
             tun_udp: tun.uso,
             tun_join: tun.tso && self.shared.joining.load(Ordering::Relaxed),
-            udp_segmentation: first.udp.load().segmentation(),
+            udp_segmentation: first.udp.load().segmentation() && !refused,
         };
         EngineStatus {
             peers,

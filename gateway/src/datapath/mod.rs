@@ -12,6 +12,7 @@
 //! Why a peer is not met is said in [`trouble`].
 //! Start reading at [`engine`].
 
+mod batch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod bench;

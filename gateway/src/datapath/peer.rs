@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::config::{DropCause, LaneStatus, PeerConfig, PeerStatus};
 use super::control::TICK;
 use super::counters::Counters;
@@ -58,7 +59,7 @@ pub(super) struct Peer {
     /// Whether an initiation has been asked for since the last tick.
     wanted: AtomicBool,
     /// Whether one send may carry several datagrams to this endpoint.
-    pub(super) batch: AtomicBool,
+    pub(super) batch: Batch,
     pub(super) counters: Arc<Counters>,
     pub(super) notes: Notes,
 }
@@ -163,7 +164,7 @@ impl Peer {
             heard: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
-            batch: AtomicBool::new(true),
+            batch: Batch::default(),
             counters: Arc::default(),
             notes: Notes::default(),
         }
@@ -271,7 +272,7 @@ impl Peer {
         let mut state = self.lock();
         if state.endpoint != Some(to) {
             state.endpoint = Some(to);
-            self.batch.store(true, Ordering::Relaxed);
+            self.batch.reset();
         }
     }
 
@@ -282,7 +283,7 @@ impl Peer {
                 tracing::info!(peer = self.id, endpoint = %from, previous = ?state.endpoint, "the peer answers at");
             }
             state.endpoint = Some(from);
-            self.batch.store(true, Ordering::Relaxed);
+            self.batch.reset();
         }
     }
 
@@ -408,6 +409,7 @@ impl Peer {
     pub(super) fn tick(&self, udp: &Udp, scratch: &mut [u8], now: Instant) -> Instant {
         // So each peer asks the control thread once a tick at most, however many packets wait.
         self.wanted.store(false, Ordering::Relaxed);
+        self.batch.tick(now);
         let mut state = self.lock();
         // In one order with the flag that says whether the control thread sleeps.
         let sent = self.sent.swap(false, Ordering::SeqCst);

@@ -6,10 +6,10 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
+use super::batch::Batch;
 use super::config::DropCause;
 
 /// Bytes of receive buffer asked for: some 25 ms at 2 Gbit/s.
@@ -37,8 +37,8 @@ struct Control([u8; CONTROL_LEN]);
 pub(super) struct Udp {
     socket: Socket,
     v6: bool,
-    /// Whether one send may carry several datagrams. Off for good once the kernel has refused.
-    segmentation: AtomicBool,
+    /// Whether one send may carry several datagrams.
+    segmentation: bool,
 }
 
 impl Udp {
@@ -94,7 +94,7 @@ impl Udp {
         let udp = Self {
             socket,
             v6,
-            segmentation: AtomicBool::new(offload),
+            segmentation: offload,
         };
         // Without privilege the kernel's limits (net.core.rmem_max, wmem_max) apply; that is slower, not wrong.
         let (receive, send) = (RECEIVE_BUFFER as libc::c_int, SEND_BUFFER as libc::c_int);
@@ -177,13 +177,13 @@ impl Udp {
 
     /// Whether one send may carry several datagrams.
     pub(super) fn segmentation(&self) -> bool {
-        self.segmentation.load(Ordering::Relaxed)
+        self.segmentation
     }
 
     /// Sends datagrams of `segment` bytes each, the last one maybe shorter, to one address.
     ///
-    /// `batch` says whether this destination takes several datagrams in one system call; it is cleared
-    /// when the kernel refuses that (a small path MTU, or a driver that cannot).
+    /// `batch` says whether this destination takes several datagrams in one system call; it is told when the
+    /// kernel refuses that (a small path MTU, or a driver that cannot).
     ///
     /// It never waits: what finds no room is not sent, as the room is that of all peers and may be taken by
     /// what waits for one of them.
@@ -193,28 +193,34 @@ impl Udp {
         run: &[u8],
         segment: usize,
         ecn: u8,
-        batch: &AtomicBool,
+        batch: &Batch,
     ) -> Result<(), Unsent> {
         let datagrams = run.chunks(segment);
         if datagrams.len() <= 1 {
             return self.send(to, run, None, ecn).map_err(Unsent::of(1));
         }
-        if self.segmentation.load(Ordering::Relaxed) && batch.load(Ordering::Relaxed) {
-            match self.send(to, run, Some(segment), ecn) {
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
-                        if self.segmentation.swap(false, Ordering::Relaxed) {
-                            tracing::warn!(%error, "the kernel refuses UDP segmentation offload: sending one by one from now on");
-                        }
+        if self.segmentation && batch.allows(segment) {
+            let error = match self.send(to, run, Some(segment), ecn) {
+                Ok(()) => {
+                    if batch.take(segment) {
+                        tracing::info!(%to, "UDP segmentation offload fits this path again");
                     }
-                    Some(libc::EINVAL | libc::EMSGSIZE) => {
-                        if batch.swap(false, Ordering::Relaxed) {
-                            tracing::info!(%to, %error, "UDP segmentation offload does not fit this path: sending one by one there");
-                        }
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
+                    if batch.refuse(0) {
+                        tracing::warn!(%to, %error, "the kernel refuses UDP segmentation offload: sending one by one there, and trying again at times");
                     }
-                    _ => return Err(Unsent::of(datagrams.len())(error)),
-                },
-                Ok(()) => return Ok(()),
+                }
+                Some(libc::EINVAL | libc::EMSGSIZE) => {
+                    if batch.refuse(segment) {
+                        tracing::info!(%to, %error, "UDP segmentation offload does not fit this path: sending one by one there, and trying again at times");
+                    }
+                }
+                _ => return Err(Unsent::of(datagrams.len())(error)),
             }
         }
         let count = datagrams.len();
@@ -517,9 +523,7 @@ mod tests {
             let run: Vec<u8> = (0..10u8)
                 .flat_map(|i| vec![i; if i == 9 { 40 } else { 1000 }])
                 .collect();
-            sender
-                .send_run(to, &run, 1000, 2, &AtomicBool::new(true))
-                .unwrap();
+            sender.send_run(to, &run, 1000, 2, &Batch::default()).unwrap();
             let mut inbox = Inbox::new();
             let mut datagrams = Vec::new();
             while datagrams.len() < 10 {
@@ -541,9 +545,9 @@ mod tests {
         let (sender, receiver, to) = pair(Ipv4Addr::LOCALHOST.into());
         // More segments than the kernel takes in one send.
         let run = vec![7; 200 * 10];
-        let batch = AtomicBool::new(true);
+        let batch = Batch::default();
         sender.send_run(to, &run, 10, 0, &batch).unwrap();
-        assert!(!batch.load(Ordering::Relaxed), "the kernel took 200 segments");
+        assert!(!batch.allows(10), "the kernel took 200 segments");
         let mut inbox = Inbox::new();
         let mut bytes = 0;
         while bytes < run.len() {

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
-use strait_gateway::datapath::{EngineConfig, OffloadStatus, PrivateKey};
-use strait_linux::testing::{Call, refuse};
+use strait_gateway::datapath::{DropCause, EngineConfig, OffloadStatus, PrivateKey};
+use strait_linux::link::Links;
+use strait_linux::testing::{Call, refuse, until};
 
 use crate::bed::{Node, Pair, config};
-use crate::pairs::transfer;
+use crate::pairs::{only, transfer};
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
@@ -17,6 +18,10 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
         refused_at_the_start,
     ),
     ("offloads_refused_later_are_done_without", refused_later),
+    (
+        "a_path_that_was_small_for_a_while_is_fast_again",
+        a_path_that_was_small_for_a_while_is_fast_again,
+    ),
 ];
 
 /// `TUNSETOFFLOAD`, and those of its flags that came last.
@@ -150,6 +155,34 @@ fn refused_later() {
     }
 }
 
+fn a_path_that_was_small_for_a_while_is_fast_again() {
+    let log = Log::begin();
+    // Only the first engine has something to say of it.
+    let pair = Pair::with_each(|number, config| EngineConfig {
+        offload: number == 1,
+        ..config
+    });
+    transfer(&pair);
+    let links = Links::open().unwrap();
+    // IPv6 needs 1280.
+    links.set_mtu("lo", 1300).unwrap();
+    transfer(&pair);
+    transfer(&pair);
+    assert!(!log.says("fits this path again"));
+    links.set_mtu("lo", 65_536).unwrap();
+    until("it sends several datagrams at once again", || {
+        transfer(&pair);
+        log.says("fits this path again")
+    });
+    log.says_once("does not fit this path");
+    log.says_once("fits this path again");
+    let status = only(&pair.engine_a);
+    assert!(
+        !status.drops.contains_key(&DropCause::OutSendFailed),
+        "{status:?}"
+    );
+}
+
 /// What the engines of this process have said since the last look.
 struct Log;
 
@@ -179,6 +212,10 @@ impl Log {
         });
         LINES.lock().unwrap().clear();
         Self
+    }
+
+    fn says(&self, text: &str) -> bool {
+        LINES.lock().unwrap().contains(text)
     }
 
     /// Also forgets what was said so far, but for what else is to be looked for.
