@@ -4,8 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
@@ -21,6 +23,9 @@ use super::registry::{Applied, Registry};
 use super::table::Table;
 use super::udp::Udp;
 use super::{control, steering, worker};
+
+/// How long threads may take to let go of a socket that another one replaces.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// Why an engine does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -307,7 +312,7 @@ impl Engine {
     }
 
     /// Listens on this port from now on; 0 lets the kernel choose. To be called in the network namespace
-    /// where datagrams travel. What has arrived at the old port and was not read is lost.
+    /// where datagrams travel. What has arrived at the old port and was not read is lost; the port is free then.
     pub fn listen(&self, port: u16) -> Result<(), EngineError> {
         let registry = self.registry();
         if port != 0 && port == self.port() {
@@ -320,10 +325,19 @@ impl Engine {
             let source = io::Error::other("the kernel no longer steers datagrams to workers");
             return Err(EngineError::Socket { port, source });
         }
+        let mut closing = Vec::new();
         for (worker, udp) in workers.iter().zip(sockets) {
-            worker.udp.store(Arc::new(udp));
+            closing.extend(worker.udp.swap(Arc::new(udp)).closing());
             rustix::io::write(&worker.moved, &1u64.to_ne_bytes())
                 .map_err(|errno| EngineError::Threads(errno.into()))?;
+        }
+        // Whoever comes back to the old port, or takes it over, must find it free.
+        let until = Instant::now() + LET_GO;
+        for closed in closing {
+            let left = until.saturating_duration_since(Instant::now());
+            if closed.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the old UDP port is still open: a thread of the data path is stuck");
+            }
         }
         Ok(())
     }

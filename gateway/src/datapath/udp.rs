@@ -2,10 +2,13 @@
 
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -39,6 +42,8 @@ pub(super) struct Udp {
     v6: bool,
     /// Whether one send may carry several datagrams.
     segmentation: bool,
+    /// Who waits for the socket's end. It goes after the socket.
+    closed: OnceLock<Sender<Infallible>>,
 }
 
 impl Udp {
@@ -95,6 +100,7 @@ impl Udp {
             socket,
             v6,
             segmentation: offload,
+            closed: OnceLock::new(),
         };
         // Without privilege the kernel's limits (net.core.rmem_max, wmem_max) apply; that is slower, not wrong.
         let (receive, send) = (RECEIVE_BUFFER as libc::c_int, SEND_BUFFER as libc::c_int);
@@ -164,6 +170,12 @@ impl Udp {
         } else {
             Ok(())
         }
+    }
+
+    /// Disconnected once nobody holds this any more and the socket is closed; none if it was asked for before.
+    pub(super) fn closing(&self) -> Option<Receiver<Infallible>> {
+        let (sender, receiver) = mpsc::channel();
+        self.closed.set(sender).ok().map(|()| receiver)
     }
 
     /// The port in use.

@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use strait_gateway::datapath::{DropCause, PrivateKey};
+use strait_gateway::datapath::{DropCause, EngineConfig, PrivateKey};
 use strait_linux::link::{Links, VethEnd};
 use strait_linux::testing::until;
 
 use crate::bed::{Node, config, exchange, loopback, peer, v4};
 use crate::pairs::only;
 
-pub(crate) const SCENARIOS: &[(&str, fn())] = &[(
-    "peers_whose_hosts_are_gone_cost_the_others_nothing",
-    peers_whose_hosts_are_gone_cost_the_others_nothing,
-)];
+pub(crate) const SCENARIOS: &[(&str, fn())] = &[
+    (
+        "peers_whose_hosts_are_gone_cost_the_others_nothing",
+        peers_whose_hosts_are_gone_cost_the_others_nothing,
+    ),
+    ("a_port_left_is_free_at_once", a_port_left_is_free_at_once),
+];
 
 /// The kernel keeps what it is to send to a neighbour that does not answer for three seconds; who waited for it
 /// would wait for most of that.
@@ -96,5 +99,22 @@ fn peers_whose_hosts_are_gone_cost_the_others_nothing() {
     // To the senders' network it is as if the packets had been lost on the way.
     for gone in &status.peers[..2] {
         assert!(!gone.drops.contains_key(&DropCause::OutSendFailed), "{gone:?}");
+    }
+}
+
+fn a_port_left_is_free_at_once() {
+    for workers in [1, 2] {
+        let config = EngineConfig {
+            workers,
+            ..config(&PrivateKey::generate().unwrap())
+        };
+        let engine = Node::new().engine(config, 1);
+        for round in 0..200 {
+            let before = engine.port();
+            engine.listen(0).unwrap();
+            let back = engine.listen(before);
+            assert!(back.is_ok(), "{workers} workers, round {round}: {back:?}");
+            assert_eq!(engine.port(), before);
+        }
     }
 }
