@@ -187,6 +187,14 @@ mod tests {
     }
 
     #[test]
+    fn no_command_has_an_argument_that_is_taken_for_one_of_all_commands() {
+        let all = Cli::command();
+        let global = all.get_arguments().filter(|argument| argument.is_global_set());
+        let ids: Vec<_> = global.map(|argument| argument.get_id().as_str()).collect();
+        assert_eq!(ids, ["log", "log-format", "log-file"], "none is a field's name");
+    }
+
+    #[test]
     fn the_name_of_a_link_chooses_the_role() {
         for given in [
             &["/usr/bin/strait-wireguard", "wg0"][..],

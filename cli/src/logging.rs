@@ -10,11 +10,13 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// What is logged, and how.
+/// What is logged, and how. Every command has these: their ids are no fields' names, as clap would take the command's
+/// own argument of that id for them.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
     /// What to log: error, warn, info, debug, trace, or directives such as `info,strait_gateway=debug`
     #[arg(
+        id = "log",
         long = "log",
         global = true,
         env = "STRAIT_LOG",
@@ -25,6 +27,7 @@ pub(crate) struct LogArgs {
     filter: String,
     /// How to write the log
     #[arg(
+        id = "log-format",
         long = "log-format",
         global = true,
         env = "STRAIT_LOG_FORMAT",
@@ -35,6 +38,7 @@ pub(crate) struct LogArgs {
     format: LogFormat,
     /// Append the log to this file (made for its owner alone) instead of writing it to standard error
     #[arg(
+        id = "log-file",
         long = "log-file",
         global = true,
         env = "STRAIT_LOG_FILE",
