@@ -17,17 +17,15 @@ use strait_api::Condition;
 use strait_api::records::{GatewayStatus, TunnelStatus};
 use strait_core::tunnels::Tunnel;
 
-use crate::datapath::{Engine, EngineStatus, PeerStatus};
+use crate::datapath::{Engine, EngineStatus, LastHandshake, PeerStatus};
 
 /// A session is dead at this age, whatever it looks like.
 const SESSION_LIMIT: Duration = Duration::from_secs(180);
 /// Tunnels that the status names.
 const WORST: usize = 20;
-/// Two handshake times that are closer than this are the same: they are worked out from an age.
-const SAME_HANDSHAKE: i64 = 5;
 
 fn is_up(peer: &PeerStatus) -> bool {
-    peer.established && peer.last_handshake.is_some_and(|age| age < SESSION_LIMIT)
+    peer.established && peer.last_handshake.is_some_and(|last| last.age < SESSION_LIMIT)
 }
 
 fn lanes_up(peer: &PeerStatus) -> u32 {
@@ -76,11 +74,7 @@ pub(crate) fn status(
     let mut tunnels: Vec<TunnelStatus> = engine
         .peers
         .iter()
-        .filter_map(|peer| {
-            wanted
-                .get(&peer.id)
-                .map(|tunnel| tunnel_status(peer, tunnel, before, now))
-        })
+        .filter_map(|peer| wanted.get(&peer.id).map(|tunnel| tunnel_status(peer, tunnel)))
         .collect();
     let up = tunnels.iter().filter(|tunnel| tunnel.up).count();
     let total = tunnels.len();
@@ -106,22 +100,11 @@ pub(crate) fn status(
     }
 }
 
-fn tunnel_status(peer: &PeerStatus, tunnel: &Tunnel, before: &GatewayStatus, now: Timestamp) -> TunnelStatus {
+fn tunnel_status(peer: &PeerStatus, tunnel: &Tunnel) -> TunnelStatus {
     let handshake = peer
         .last_handshake
-        .and_then(|age| now.checked_sub(age).ok())
-        .map(|time| {
-            let time = whole_seconds(time);
-            let known = before
-                .tunnels
-                .iter()
-                .find(|old| old.cluster_id == tunnel.cluster && old.gateway == tunnel.gateway)
-                .and_then(|old| old.last_handshake.as_deref()?.parse::<Timestamp>().ok());
-            known
-                .filter(|old| (old.as_second() - time.as_second()).abs() < SAME_HANDSHAKE)
-                .unwrap_or(time)
-        })
-        .map(|time| time.to_string());
+        .and_then(|last| Timestamp::try_from(last.at).ok())
+        .map(|time| whole_seconds(time).to_string());
     TunnelStatus {
         cluster_id: tunnel.cluster.clone(),
         gateway: tunnel.gateway.clone(),
@@ -243,7 +226,7 @@ fn encode(status: &EngineStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
         MetricType::Gauge,
     )?;
     for peer in &status.peers {
-        if let Some(age) = peer.last_handshake.filter(|_| peer.established) {
+        if let Some(LastHandshake { age, .. }) = peer.last_handshake.filter(|_| peer.established) {
             ConstGauge::new(age.as_secs_f64()).encode(family.encode_family(&labels(peer))?)?;
         }
     }
@@ -291,6 +274,8 @@ fn labels(peer: &PeerStatus) -> [(&'static str, String); 1] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use strait_api::PublicKey;
 
     use super::*;
@@ -302,7 +287,10 @@ mod tests {
             public_key: PublicKey([1; 32]),
             endpoint: age.map(|_| "192.0.2.1:4510".parse().unwrap()),
             established: age.is_some(),
-            last_handshake: age.map(Duration::from_secs),
+            last_handshake: age.map(|age| LastHandshake {
+                age: Duration::from_secs(age),
+                at: SystemTime::from(at("2026-01-01T00:00:00Z")) - Duration::from_secs(age),
+            }),
             rx_bytes: 11,
             tx_bytes: 12,
             rx_packets: 13,
@@ -369,21 +357,39 @@ mod tests {
     #[test]
     fn the_status_changes_only_when_the_tunnel_does() {
         let wanted: BTreeMap<_, _> = [tunnel("green")].into();
-        let engine = |age| EngineStatus {
-            peers: vec![peer("green/gw", Some(age))],
+        let engine = |age, made: &str| EngineStatus {
+            peers: vec![PeerStatus {
+                last_handshake: Some(LastHandshake {
+                    age: Duration::from_secs(age),
+                    at: at(made).into(),
+                }),
+                ..peer("green/gw", Some(age))
+            }],
             drops: BTreeMap::new(),
             offload: OffloadStatus::default(),
         };
         let first = status(
-            &engine(7),
+            &engine(7, "2025-12-31T23:59:53.2Z"),
             &wanted,
             &[],
             &GatewayStatus::default(),
             at("2026-01-01T00:00:00.9Z"),
         );
-        let later = status(&engine(17), &wanted, &[], &first, at("2026-01-01T00:00:11.1Z"));
+        let later = status(
+            &engine(17, "2025-12-31T23:59:53.2Z"),
+            &wanted,
+            &[],
+            &first,
+            at("2026-01-01T00:00:11.1Z"),
+        );
         assert_eq!(first, later);
-        let renewed = status(&engine(1), &wanted, &[], &later, at("2026-01-01T00:02:00Z"));
+        let renewed = status(
+            &engine(1, "2026-01-01T00:01:59.5Z"),
+            &wanted,
+            &[],
+            &later,
+            at("2026-01-01T00:02:00Z"),
+        );
         assert_eq!(
             renewed.tunnels[0].last_handshake.as_deref(),
             Some("2026-01-01T00:01:59Z")

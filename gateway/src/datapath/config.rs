@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
@@ -162,6 +162,15 @@ pub enum RefusedReason {
     TooMany,
 }
 
+/// When a handshake was completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastHandshake {
+    /// How long ago, by a clock that is never set.
+    pub age: Duration,
+    /// The time that it was then, by the clock as it was set then.
+    pub at: SystemTime,
+}
+
 /// What the tunnel to one peer does, all its lanes together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -173,8 +182,8 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Whether a session stands, of any lane.
     pub established: bool,
-    /// Age of the newest handshake, also when its session has lapsed.
-    pub last_handshake: Option<Duration>,
+    /// The newest handshake, also when its session has lapsed.
+    pub last_handshake: Option<LastHandshake>,
     /// Bytes of datagrams received and authenticated.
     pub rx_bytes: u64,
     /// Bytes of datagrams sent.

@@ -39,6 +39,7 @@ mod peer;
 mod registry;
 mod split;
 mod steering;
+mod succession;
 mod table;
 mod toobig;
 mod trouble;
@@ -48,7 +49,8 @@ mod worker;
 
 pub use config::{
     DEFAULT_MTU, DEFAULT_PORT, DEFAULT_TUN, DropCause, EngineConfig, EngineStatus, KeyLimits, LaneStatus,
-    MAX_MTU, MAX_WORKERS, MIN_MTU, MIN_MTU_V4, OffloadStatus, PeerConfig, PeerStatus, Refused, RefusedReason,
+    LastHandshake, MAX_MTU, MAX_WORKERS, MIN_MTU, MIN_MTU_V4, OffloadStatus, PeerConfig, PeerStatus, Refused,
+    RefusedReason,
 };
 pub use engine::{Engine, EngineError, UdpSocket};
 pub use key::{BadKey, PresharedKey, PrivateKey, PublicKey};

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -27,6 +27,10 @@ const DATA_HEADER: usize = 16;
 pub(super) const HANDSHAKE_MAX: usize = 148;
 /// Room for any message: a whole datagram and what the protocol adds.
 pub(super) const SCRATCH_LEN: usize = 65_536 + DATA_OVERHEAD;
+
+/// boringtun lets go of a session, and of all keys, at these ages.
+pub(super) const SESSION_ENDS: Duration = Duration::from_secs(180);
+pub(super) const KEYS_END: Duration = Duration::from_secs(540);
 
 /// Handshakes per second that are answered before the sender must prove its address, for all keys of a gateway.
 pub(super) const HANDSHAKES_PER_SECOND: u64 = 200;
@@ -102,9 +106,9 @@ pub(super) trait Tunnel: Send {
     fn worn(&self) -> bool;
     /// How long a key serves.
     fn limits(&self) -> KeyLimits;
-    /// Age of the newest session.
-    fn age(&self) -> Option<Duration>;
-    /// Whether this side began the newest session.
+    /// When the peer last showed that it has a session's keys.
+    fn completed(&self) -> Option<Instant>;
+    /// Whether this side began that session.
     fn initiator(&self) -> bool;
 }
 
@@ -204,10 +208,11 @@ impl Identity {
                 Some(Arc::clone(&self.unlimited)),
             ),
             established: false,
-            initiator: false,
+            session: None,
+            used: false,
+            made: index << 8,
             limits: self.limits,
             sealed: 0,
-            opened: 0,
         })
     }
 }
@@ -217,24 +222,68 @@ pub(super) fn public_of(key: &PrivateKey) -> PublicKey {
     PublicKey(XPublicKey::from(&StaticSecret::from(*key.bytes())).to_bytes())
 }
 
+/// As many sessions boringtun keeps, at places that their index tells.
+const SESSIONS: u32 = 8;
+
+/// A session whose keys the peer has shown to have. boringtun counts from answering on, also one that a peer with
+/// another preshared key began.
+#[derive(Clone, Copy)]
+struct Session {
+    /// Its receiver index on this side.
+    index: u32,
+    completed: Instant,
+    initiator: bool,
+}
+
+impl Session {
+    /// Whether a message to this index is of a later session. The lowest byte counts, round and round.
+    fn precedes(&self, index: u32) -> bool {
+        (1..0x80).contains(&(index as u8).wrapping_sub(self.index as u8))
+    }
+}
+
 struct Boring {
     tunn: Tunn,
-    /// Whether boringtun holds a current session. It tells only by way of a clock read, so the answer is
-    /// kept, and renewed where it can change: it comes with a message and goes with a timer.
+    /// Whether data can be sent. boringtun tells only by way of a clock read, so the answer is kept, and renewed
+    /// where it can change: it comes with a message and goes with a timer.
     established: bool,
-    initiator: bool,
+    session: Option<Session>,
+    /// Data was opened since a handshake was last kept from taking the session's place.
+    used: bool,
+    /// The index in the last handshake message that was made here.
+    made: u32,
     limits: KeyLimits,
     /// Messages sealed under the current key, as far as is known.
     sealed: u64,
-    /// The receiver index that was opened last: another one may mean another current key.
-    opened: u32,
 }
 
 impl Boring {
     fn renew(&mut self) {
-        self.established = self.sealed < self.limits.reject_after_messages
-            && self.tunn.time_since_last_handshake().is_some();
+        if self.tunn.time_since_last_handshake().is_none() {
+            self.session = None;
+        }
+        self.established = self.session.is_some() && self.sealed < self.limits.reject_after_messages;
     }
+
+    fn complete(&mut self, index: u32, initiator: bool) {
+        self.session = Some(Session {
+            index,
+            completed: Instant::now(),
+            initiator,
+        });
+        self.sealed = 0;
+    }
+
+    /// Whether boringtun would put the session of this index where the one is that serves.
+    fn displaces(&self, index: u32) -> bool {
+        self.session
+            .is_some_and(|session| session.index % SESSIONS == index % SESSIONS)
+    }
+}
+
+/// The index that the sender of a handshake message chose.
+fn sender(message: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(*message.get(4..)?.first_chunk()?))
 }
 
 /// A data message's receiver index and counter.
@@ -283,12 +332,13 @@ impl Tunnel for Boring {
             TunnResult::Err(error) => Err(cause(&error)),
             TunnResult::WriteToNetwork(_) => Err(DropCause::InMalformed),
         };
-        if (!self.established || self.opened != receiver) && opened.is_ok() {
-            // The initiator's first data message is what makes the session the responder's current one.
-            if self.opened != receiver {
-                (self.opened, self.sealed) = (receiver, 0);
+        if opened.is_ok() {
+            self.used = true;
+            if self.session.is_none_or(|session| session.precedes(receiver)) {
+                // The initiator's first data message is what makes the session the responder's current one.
+                self.complete(receiver, false);
+                self.renew();
             }
-            self.renew();
         }
         opened
     }
@@ -298,12 +348,31 @@ impl Tunnel for Boring {
             return Err(DropCause::InBadHandshake);
         }
         let response = is_response(message);
+        if !response && self.displaces(self.made.wrapping_add(1)) && std::mem::take(&mut self.used) {
+            // As many were not finished as there are places. While the peer still sends in the session that stands,
+            // it is worth more than yet another.
+            return Err(DropCause::InBadHandshake);
+        }
         let result = match self.tunn.decapsulate(None, message, out) {
-            TunnResult::WriteToNetwork(reply) => Ok(Answer {
-                len: reply.len(),
-                authentic: true,
-                completed: response,
-            }),
+            TunnResult::WriteToNetwork(reply) => {
+                if response {
+                    // The index that it is sent to is the new session's.
+                    self.complete(
+                        sender(message.get(4..).unwrap_or_default()).unwrap_or_default(),
+                        true,
+                    );
+                } else {
+                    self.made = sender(reply).unwrap_or_default();
+                    if self.displaces(self.made) {
+                        self.session = None;
+                    }
+                }
+                Ok(Answer {
+                    len: reply.len(),
+                    authentic: true,
+                    completed: response,
+                })
+            }
             // A cookie: nobody proved anything yet.
             TunnResult::Done => Ok(Answer {
                 len: 0,
@@ -313,15 +382,6 @@ impl Tunnel for Boring {
             TunnResult::Err(_) => Err(DropCause::InBadHandshake),
             TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => Err(DropCause::InMalformed),
         };
-        if let Ok(Answer { authentic: true, .. }) = result {
-            self.initiator = response;
-            if response {
-                // The index that it is sent to is the new session's.
-                let own = message.get(8..).and_then(<[u8]>::first_chunk);
-                self.opened = own.map_or(0, |own| u32::from_le_bytes(*own));
-                self.sealed = 0;
-            }
-        }
         self.renew();
         result
     }
@@ -331,7 +391,10 @@ impl Tunnel for Boring {
             return None;
         }
         match self.tunn.format_handshake_initiation(out, true) {
-            TunnResult::WriteToNetwork(message) => Some(message.len()),
+            TunnResult::WriteToNetwork(message) => {
+                self.made = sender(message).unwrap_or_default();
+                Some(message.len())
+            }
             _ => None,
         }
     }
@@ -345,6 +408,7 @@ impl Tunnel for Boring {
         let timers = tracing::dispatcher::with_default(&quiet, || self.tunn.update_timers(out));
         let tick = match timers {
             TunnResult::WriteToNetwork(message) if message.first() == Some(&1) => {
+                self.made = sender(message).unwrap_or_default();
                 Tick::Initiation(message.len())
             }
             TunnResult::WriteToNetwork(message) => Tick::Data(message.len()),
@@ -363,12 +427,12 @@ impl Tunnel for Boring {
         self.limits
     }
 
-    fn age(&self) -> Option<Duration> {
-        self.tunn.time_since_last_handshake()
+    fn completed(&self) -> Option<Instant> {
+        self.session.map(|session| session.completed)
     }
 
     fn initiator(&self) -> bool {
-        self.initiator
+        self.session.is_some_and(|session| session.initiator)
     }
 }
 
@@ -528,6 +592,55 @@ mod tests {
         let mut one = [0; 32];
         one[0] = 1;
         assert!(!a.accepts(&PublicKey([0; 32])) && !a.accepts(&PublicKey(one)));
+    }
+
+    #[test]
+    fn handshakes_that_are_never_finished_make_no_session() {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let key = PresharedKey::from_bytes([5; 32]);
+        let (mut to_b, mut to_a) = (
+            a.tunnel(&b.public(), Some(&key), 1),
+            b.tunnel(&a.public(), None, 2),
+        );
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        // As many as boringtun has places for sessions, and more.
+        for number in 0..20 {
+            let len = to_b.initiate(&mut left).unwrap();
+            assert!(to_a.handshake(&left[..len], &mut right).unwrap().authentic);
+            to_a.tick(&mut right);
+            assert!(!to_a.established(), "after {number}");
+        }
+        shake(&mut *to_a, &mut *a.tunnel(&b.public(), None, 3));
+        assert!(to_a.established());
+    }
+
+    #[test]
+    fn handshakes_that_are_never_finished_end_no_session_in_use() {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let key = PresharedKey::from_bytes([5; 32]);
+        let (mut to_b, mut to_a) = (a.tunnel(&b.public(), None, 1), b.tunnel(&a.public(), None, 2));
+        let mut other = a.tunnel(&b.public(), Some(&key), 3);
+        shake(&mut *to_b, &mut *to_a);
+        let made = to_a.completed();
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let mut attempt = |to_a: &mut dyn Tunnel| {
+            let len = other.initiate(&mut left).unwrap();
+            to_a.handshake(&left[..len], &mut right).is_ok()
+        };
+        let mut refused = 0;
+        for number in 0..20 {
+            refused += u32::from(!attempt(&mut *to_a));
+            let (mut sealed, mut opened) = ([0; 200], [0; 200]);
+            let len = to_b.seal(&[], &mut sealed).unwrap();
+            assert_eq!(to_a.open(&sealed[..len], &mut opened), Ok(0), "after {number}");
+            assert!(to_a.established() && to_a.completed() == made && !to_a.initiator());
+        }
+        assert!(refused > 0, "else the loop was too short");
+        // Of a peer that sends nothing more, it is not worth more than a new one.
+        let ended = (0..2 * SESSIONS).position(|_| attempt(&mut *to_a) && !to_a.established());
+        assert!(ended.is_some());
     }
 
     #[test]

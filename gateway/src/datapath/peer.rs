@@ -4,14 +4,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::batch::Batch;
-use super::config::{DropCause, LaneStatus, PeerConfig, PeerStatus};
+use super::config::{DropCause, LaneStatus, LastHandshake, PeerConfig, PeerStatus};
 use super::control::TICK;
 use super::counters::Counters;
 use super::key::{PresharedKey, PublicKey};
-use super::noise::{DATA_OVERHEAD, HANDSHAKE_MAX, SCRATCH_LEN, Tick, Tunnel, is_response};
+use super::noise::{
+    DATA_OVERHEAD, HANDSHAKE_MAX, KEYS_END, SCRATCH_LEN, SESSION_ENDS, Tick, Tunnel, is_response,
+};
+use super::succession::Succession;
 use super::table::Slot;
 use super::trouble::{NotSent, Notes, Trouble};
 use super::udp::{Udp, unsent};
@@ -24,15 +27,12 @@ const EAGER_RETRY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 /// After this time without data no timer of a session waits for an answer any more.
 const LINGER: Duration = Duration::from_secs(20);
-/// boringtun lets go of a session, and of all keys, at these ages.
-const SESSION_ENDS: Duration = Duration::from_secs(180);
-const KEYS_END: Duration = Duration::from_secs(540);
 /// When to look at a peer that waits for nothing.
 const SOME_TIME: Duration = Duration::from_secs(3600);
 /// Unanswered initiations after which a session is thought to be one-sided, so that other ways are taken.
 const DEAF_ATTEMPTS: u32 = 3;
-/// Two sessions are further apart than this: handshakes within 5 s of another are not begun.
-const SAME_SESSION: Duration = Duration::from_secs(1);
+/// boringtun's clock is that of the last look at its timers, so what it counts may end this much later.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// What the lanes of one peer have in common: how many of them are up.
 pub(super) type Bundle = Arc<AtomicUsize>;
@@ -46,7 +46,6 @@ pub(super) struct Peer {
     /// The worker whose sessions these are.
     pub(super) home: usize,
     pub(super) bundle: Bundle,
-    pub(super) preshared: Option<PresharedKey>,
     /// Upper 24 bits of its receiver indices: a generation, then the slot.
     pub(super) index: u32,
     state: Mutex<State>,
@@ -66,7 +65,8 @@ pub(super) struct Peer {
 
 /// What the peer's lock guards.
 pub(super) struct State {
-    pub(super) tunnel: Box<dyn Tunnel>,
+    pub(super) tunnel: Succession,
+    preshared: Option<PresharedKey>,
     pub(super) endpoint: Option<SocketAddr>,
     candidates: Vec<SocketAddr>,
     keepalive: Option<Duration>,
@@ -81,8 +81,8 @@ pub(super) struct State {
     busy_until: Instant,
     /// boringtun has given up until somebody begins anew.
     expired: bool,
-    /// When the newest session was made.
-    handshake: Option<Instant>,
+    /// When the newest session was made, by both clocks.
+    handshake: Option<(Instant, SystemTime)>,
     trouble: Trouble,
 }
 
@@ -142,10 +142,10 @@ impl Peer {
             public_key,
             home,
             bundle,
-            preshared: config.preshared.clone(),
             index,
             state: Mutex::new(State {
-                tunnel,
+                tunnel: Succession::new(tunnel),
+                preshared: config.preshared.clone(),
                 endpoint: None,
                 candidates: config.candidates.clone(),
                 keepalive: config.keepalive,
@@ -206,20 +206,27 @@ impl Peer {
     /// Whether this, which has the right key, is the lane that the configuration means, so that its session
     /// can stay.
     pub(super) fn matches(&self, config: &PeerConfig, lane: usize) -> bool {
-        self.id == config.id && self.lane == lane && self.preshared == config.preshared
+        self.id == config.id && self.lane == lane
     }
 
-    /// Takes over what may change under a standing session.
-    pub(super) fn reconfigure(&self, config: &PeerConfig) {
+    /// Takes over what may change under a standing session. Another preshared key makes another tunnel, which takes
+    /// its part with the next handshake.
+    pub(super) fn reconfigure(&self, config: &PeerConfig, tunnel: impl FnOnce() -> Box<dyn Tunnel>) {
         let mut state = self.lock();
         state.keepalive = config.keepalive;
-        if state.candidates != config.candidates {
+        let moved = state.candidates != config.candidates;
+        let rekeyed = state.preshared != config.preshared;
+        if moved {
             state.candidates.clone_from(&config.candidates);
-            if !state.tunnel.established() {
-                // A new address is worth a prompt attempt.
-                state.begin_anew();
-                state.last_initiation = None;
-            }
+        }
+        if rekeyed {
+            state.preshared.clone_from(&config.preshared);
+            state.tunnel.succeed(tunnel());
+        }
+        if (moved || rekeyed) && !state.tunnel.established() {
+            // What is new is worth a prompt attempt.
+            state.begin_anew();
+            state.last_initiation = None;
         }
     }
 
@@ -330,13 +337,10 @@ impl Peer {
             return;
         }
         state.trouble.met();
-        // boringtun tells an age, by a clock that it reads at times of its own.
-        if let Some(age) = state.tunnel.age()
-            && state
-                .handshake
-                .is_none_or(|known| known.elapsed().abs_diff(age) > SAME_SESSION)
+        if let Some(completed) = state.tunnel.completed()
+            && state.handshake.is_none_or(|(known, _)| known != completed)
         {
-            state.handshake = Instant::now().checked_sub(age);
+            state.handshake = Some((completed, SystemTime::now()));
         }
         while let Some(packet) = state.queue.pop_front() {
             state.queued -= packet.len();
@@ -416,8 +420,13 @@ impl Peer {
         if sent {
             state.last_sent = now;
         }
-        if self.heard.swap(false, Ordering::SeqCst) || sent {
+        let heard = self.heard.swap(false, Ordering::SeqCst);
+        if heard || sent {
             state.busy_until = now + LINGER;
+        }
+        if heard && state.tunnel.established() {
+            // It has the session, though it may answer no handshake: its preshared key may be another for a while.
+            state.attempts = 0;
         }
         let tick = state.tunnel.tick(scratch);
         state.expired = tick == Tick::Expired;
@@ -458,7 +467,11 @@ impl Peer {
         let quiet = state
             .last_initiation
             .is_none_or(|last| now.duration_since(last) >= state.tunnel.limits().retry + self.jitter(state));
-        let aged = persistent && state.tunnel.age().is_some_and(|age| age >= rekey_age(state));
+        let aged = (persistent || now < state.busy_until)
+            && state
+                .tunnel
+                .completed()
+                .is_some_and(|completed| now.duration_since(completed) >= rekey_age(state));
         if quiet && (aged || state.tunnel.worn()) {
             self.send_initiation(state, udp, scratch, now);
         }
@@ -486,15 +499,22 @@ impl Peer {
                 None => at(now),
             }
         }
-        if let Some(made) = state.handshake {
-            if established {
-                at(made + SESSION_ENDS);
-            }
-            if now < made + KEYS_END + SAME_SESSION {
-                at(made + KEYS_END);
-            }
-            if state.keepalive.is_some() && established {
+        if let Some(end) = state.tunnel.succeeded() {
+            at(end);
+        }
+        let made = state.handshake.map(|(made, _)| made);
+        if let Some(made) = made.filter(|_| established) {
+            at(made + SESSION_ENDS);
+            if state.keepalive.is_some() {
                 at(made + rekey_age(state));
+            }
+        }
+        // Also of what was answered and never completed.
+        for made in made.into_iter().chain(state.last_initiation) {
+            for end in [made + SESSION_ENDS, made + KEYS_END] {
+                if now < end + SLACK {
+                    at(end);
+                }
             }
         }
         if let Some(keepalive) = state.keepalive.filter(|_| established) {
@@ -611,7 +631,10 @@ impl Peer {
             public_key: self.public_key,
             endpoint,
             established,
-            last_handshake: handshake.map(|time| time.elapsed()),
+            last_handshake: handshake.map(|(made, at)| LastHandshake {
+                age: made.elapsed(),
+                at,
+            }),
             rx_bytes: load(&rx.bytes),
             tx_bytes: load(&tx.bytes),
             rx_packets,
@@ -635,8 +658,8 @@ impl Drop for Peer {
     }
 }
 
-/// Age at which a tunnel that is to stay up gets new keys. boringtun renews on data alone, so an idle one
-/// would lapse. The responder steps in only where the initiator has failed to.
+/// Age at which a tunnel that is to stay up, or is in use, gets new keys. boringtun renews on data alone, and not while
+/// it counts itself the responder of a handshake that was never finished. The responder steps in only where the initiator has failed to.
 fn rekey_age(state: &State) -> Duration {
     let age = state.tunnel.limits().rekey_after;
     if state.tunnel.initiator() {

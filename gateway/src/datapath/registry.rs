@@ -147,10 +147,15 @@ impl Registry {
         let mut taken: BTreeSet<usize> = standing.iter().flatten().map(|peer| peer.home).collect();
         let bundle = standing.iter().flatten().next();
         let bundle = bundle.map_or_else(Bundle::default, |peer| Arc::clone(&peer.bundle));
+        let tunnel = |lane: usize, key: &PublicKey, index| {
+            identities
+                .lane(lane)
+                .tunnel(key, config.preshared.as_ref(), index)
+        };
         let (mut lanes, mut new) = (Vec::new(), Vec::new());
         for (lane, (key, known)) in keys.iter().zip(standing).enumerate() {
             if let Some(peer) = known {
-                peer.reconfigure(config);
+                peer.reconfigure(config, || tunnel(lane, key, peer.index));
                 lanes.push(peer);
                 continue;
             }
@@ -159,9 +164,7 @@ impl Registry {
                 return Err(RefusedReason::TooMany);
             };
             taken.insert(home);
-            let tunnel = identities
-                .lane(lane)
-                .tunnel(key, config.preshared.as_ref(), index);
+            let tunnel = tunnel(lane, key, index);
             let place = Place {
                 lane,
                 public_key: *key,

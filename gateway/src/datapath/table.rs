@@ -177,7 +177,7 @@ impl Lanes {
         let age = |status: &PeerStatus| {
             (
                 !status.established,
-                status.last_handshake.unwrap_or(Duration::MAX),
+                status.last_handshake.map_or(Duration::MAX, |last| last.age),
             )
         };
         self.lanes

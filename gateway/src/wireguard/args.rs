@@ -13,7 +13,8 @@ Examples:
 
 Stopping: ip link del IFACE, or TERM or INT to the process, or rm DIR/IFACE.sock. The interface goes with its process.
 
-Another preshared key for a peer ends the session with it: packets wait until both ends have the key.
+Another preshared key for a peer counts from the next handshake on, which comes within two minutes of traffic. Until
+then the session goes on, so that both ends can be given it in turn.
 
 The log goes to --log-file. Without it, it goes to standard error: all of it in the foreground; in the background from
 the moment when the interface is there only where standard error is a file or a socket (a journal's), not a terminal or

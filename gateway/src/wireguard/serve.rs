@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -338,16 +338,13 @@ impl Service {
         let interface = self.interface.lock().unwrap_or_else(PoisonError::into_inner);
         let status = self.engine.status();
         let status: BTreeMap<_, _> = status.peers.iter().map(|peer| (peer.public_key, peer)).collect();
-        let now = SystemTime::now();
         let peers = interface.peers.iter().map(|(key, peer)| {
             let done = status.get(key);
             PeerReport {
                 public_key: *key,
                 preshared: peer.preshared.as_ref(),
                 endpoint: done.and_then(|done| done.endpoint).or(peer.endpoint),
-                last_handshake: done
-                    .and_then(|done| done.last_handshake)
-                    .and_then(|age| now.checked_sub(age)),
+                last_handshake: done.and_then(|done| done.last_handshake).map(|last| last.at),
                 tx_bytes: done.map_or(0, |done| done.tx_bytes),
                 rx_bytes: done.map_or(0, |done| done.rx_bytes),
                 keepalive: peer.keepalive,

@@ -2,18 +2,22 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use strait_gateway::datapath::{EngineConfig, KeyLimits};
+use strait_gateway::datapath::{EngineConfig, KeyLimits, PeerConfig, PresharedKey};
 use strait_linux::testing::{until, waits};
 
-use crate::bed::{PATIENCE, Pair, exchange, v4};
+use crate::bed::{PATIENCE, Pair, exchange, loopback, peer, v4};
 use crate::pairs::only;
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
         "keys_renewed_under_load_lose_no_packet",
         keys_renewed_under_load_lose_no_packet,
+    ),
+    (
+        "another_preshared_key_loses_no_packet",
+        another_preshared_key_loses_no_packet,
     ),
     ("an_idle_tunnel_sleeps", an_idle_tunnel_sleeps),
 ];
@@ -104,7 +108,7 @@ fn keys_renewed_under_load_lose_no_packet() {
                 scope.spawn(|| there.receive(&b, &stop)),
                 scope.spawn(|| back.receive(&a, &stop)),
             ];
-            let age = || only(&pair.engine_a).last_handshake.unwrap();
+            let age = || only(&pair.engine_a).last_handshake.unwrap().age;
             let (mut renewals, mut before, start) = (0, age(), Instant::now());
             while renewals < RENEWALS
                 && start.elapsed() < PATIENCE
@@ -127,6 +131,59 @@ fn keys_renewed_under_load_lose_no_packet() {
             .min(back.sent.load(Ordering::SeqCst));
         assert!(sent > 2000, "{sent} packets are no load ({what})");
     }
+}
+
+/// On one side, and a while later on the other: until then the session goes on that stands, and none is made.
+fn another_preshared_key_loses_no_packet() {
+    let pair = Pair::apart_with(|_, config| EngineConfig {
+        key_limits: KeyLimits {
+            rekey_after: RETRY,
+            retry: RETRY,
+            ..KeyLimits::default()
+        },
+        ..config
+    });
+    let set = |number: u8, preshared: Option<[u8; 32]>| {
+        let (engine, far, at) = match number {
+            1 => (&pair.engine_a, &pair.engine_b, 2),
+            _ => (&pair.engine_b, &pair.engine_a, 1),
+        };
+        let config = PeerConfig {
+            preshared: preshared.map(PresharedKey::from_bytes),
+            ..peer(at, far.public_key(), &[loopback(far.port())])
+        };
+        assert_eq!(engine.set_peers(&[config]), []);
+    };
+    let last = || only(&pair.engine_a).last_handshake.unwrap();
+    set(1, None);
+    set(2, None);
+    pair.works();
+    let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+    let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| there.send(&a, &b, &stop));
+        scope.spawn(|| back.send(&b, &a, &stop));
+        let received = [
+            scope.spawn(|| there.receive(&b, &stop)),
+            scope.spawn(|| back.receive(&a, &stop)),
+        ];
+        let lost = || received.iter().any(|thread| thread.is_finished());
+        let renewed =
+            |before: SystemTime| until("there is a new handshake", || lost() || last().at != before);
+        renewed(last().at);
+        for (first, preshared) in [(1, Some([5; 32])), (2, None)] {
+            set(first, preshared);
+            // Two attempts at least, which fail as the keys differ.
+            until("no handshake is made", || lost() || last().age > 3 * RETRY);
+            let before = last().at;
+            set(3 - first, preshared);
+            renewed(before);
+        }
+        stop.store(true, Ordering::SeqCst);
+        for thread in received {
+            thread.join().unwrap_or_else(|_| panic!("a packet was lost"));
+        }
+    });
 }
 
 /// How often the control threads of this process have waited.

@@ -1,0 +1,186 @@
+//! A peer's tunnel through changes of its preshared key: sessions of the former ones serve on until the first handshake
+//! under the new key is through.
+//!
+//! All have the same receiver indices, and only the keys tell whose a message is. So a message that the present one
+//! does not open is tried on the former ones, as long as they can have a session. A former one may yet become the one
+//! that serves: when it had answered, and the peer's first data comes only now.
+
+use std::time::Instant;
+
+use super::config::{DropCause, KeyLimits};
+use super::noise::{Answer, SESSION_ENDS, Tick, Tunnel};
+
+/// Former tunnels that are kept. More there are only where keys change faster than sessions are made.
+const FORMER: usize = 4;
+
+/// What [`Tunnel`] offers, by the tunnel under the present key and those before it.
+pub(super) struct Succession {
+    present: Box<dyn Tunnel>,
+    /// The newest first.
+    former: Vec<Former>,
+}
+
+struct Former {
+    tunnel: Box<dyn Tunnel>,
+    /// Since then it makes no sessions.
+    since: Instant,
+}
+
+impl Succession {
+    pub(super) fn new(first: Box<dyn Tunnel>) -> Self {
+        Self {
+            present: first,
+            former: Vec::new(),
+        }
+    }
+
+    /// Goes on under another key with the next handshake.
+    pub(super) fn succeed(&mut self, next: Box<dyn Tunnel>) {
+        let tunnel = std::mem::replace(&mut self.present, next);
+        self.former.insert(
+            0,
+            Former {
+                tunnel,
+                since: Instant::now(),
+            },
+        );
+        self.former.truncate(FORMER);
+    }
+
+    /// The one whose session serves.
+    fn serving(&self) -> &dyn Tunnel {
+        if !self.present.established()
+            && let Some(former) = self.former.iter().find(|former| former.tunnel.established())
+        {
+            return &*former.tunnel;
+        }
+        &*self.present
+    }
+
+    fn serving_mut(&mut self) -> &mut dyn Tunnel {
+        if !self.present.established()
+            && let Some(former) = self.former.iter_mut().find(|former| former.tunnel.established())
+        {
+            return &mut *former.tunnel;
+        }
+        &mut *self.present
+    }
+
+    pub(super) fn established(&self) -> bool {
+        self.serving().established()
+    }
+
+    pub(super) fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
+        self.serving_mut().seal(packet, out)
+    }
+
+    pub(super) fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause> {
+        let opened = self.present.open(datagram, out);
+        for former in &mut self.former {
+            if !not_its_own(&opened) {
+                break;
+            }
+            let before = former.tunnel.open(datagram, out);
+            if !not_its_own(&before) {
+                return before;
+            }
+        }
+        opened
+    }
+
+    pub(super) fn handshake(&mut self, message: &[u8], out: &mut [u8]) -> Result<Answer, DropCause> {
+        self.present.handshake(message, out)
+    }
+
+    pub(super) fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
+        self.present.initiate(out)
+    }
+
+    pub(super) fn tick(&mut self, out: &mut [u8]) -> Tick {
+        self.former.retain(|former| former.since.elapsed() < SESSION_ENDS);
+        let tick = self.present.tick(out);
+        if self.former.is_empty() || matches!(tick, Tick::Initiation(_) | Tick::Data(_)) {
+            return tick;
+        }
+        let served = self.present.established();
+        for former in &mut self.former {
+            match former.tunnel.tick(out) {
+                // Only the present one makes new keys.
+                Tick::Initiation(_) if !served => {
+                    return self.present.initiate(out).map_or(Tick::Idle, Tick::Initiation);
+                }
+                Tick::Data(len) if !served => return Tick::Data(len),
+                _ => {}
+            }
+        }
+        if self.established() { Tick::Idle } else { tick }
+    }
+
+    /// When the last of the former ones is of no use any more.
+    pub(super) fn succeeded(&self) -> Option<Instant> {
+        self.former.first().map(|former| former.since + SESSION_ENDS)
+    }
+
+    pub(super) fn worn(&self) -> bool {
+        self.serving().worn()
+    }
+
+    pub(super) fn limits(&self) -> KeyLimits {
+        self.present.limits()
+    }
+
+    pub(super) fn completed(&self) -> Option<Instant> {
+        self.serving().completed()
+    }
+
+    pub(super) fn initiator(&self) -> bool {
+        self.serving().initiator()
+    }
+}
+
+/// Whether a message was for another session than this tunnel's.
+fn not_its_own(opened: &Result<usize, DropCause>) -> bool {
+    matches!(opened, Err(DropCause::InBadTag | DropCause::InUnknownSession))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::{PresharedKey, PrivateKey};
+    use super::super::noise::{Identity, SCRATCH_LEN};
+    use super::*;
+
+    #[test]
+    fn what_was_answered_before_a_change_still_becomes_a_session() {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let other = PresharedKey::from_bytes([5; 32]);
+        let mut to_b = a.tunnel(&b.public(), None, 1);
+        let mut to_a = Succession::new(b.tunnel(&a.public(), None, 2));
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = to_b.initiate(&mut left).unwrap();
+        let answer = to_a.handshake(&left[..len], &mut right).unwrap();
+        to_a.succeed(b.tunnel(&a.public(), Some(&other), 2));
+        to_a.succeed(b.tunnel(&a.public(), None, 2));
+        assert!(!to_a.established() && to_a.succeeded().is_some());
+        let answer = to_b.handshake(&right[..answer.len], &mut left).unwrap();
+        assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
+        let len = to_a.seal(&[], &mut right).unwrap();
+        assert_eq!(to_b.open(&right[..len], &mut left), Ok(0));
+
+        // And the session of the former one lasts until there is one of the present.
+        let len = to_b.initiate(&mut left).unwrap();
+        let answer = to_a.handshake(&left[..len], &mut right).unwrap();
+        let answer = to_b.handshake(&right[..answer.len], &mut left).unwrap();
+        assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
+        let before = to_a.completed();
+        to_a.succeed(b.tunnel(&a.public(), Some(&other), 2));
+        assert_eq!(to_a.completed(), before);
+        let mut to_b = a.tunnel(&b.public(), Some(&other), 1);
+        let len = to_b.initiate(&mut left).unwrap();
+        let answer = to_a.handshake(&left[..len], &mut right).unwrap();
+        let answer = to_b.handshake(&right[..answer.len], &mut left).unwrap();
+        assert_eq!(to_a.completed(), before);
+        assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
+        assert!(to_a.completed() > before);
+    }
+}
