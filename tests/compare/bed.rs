@@ -14,6 +14,7 @@ use strait_gateway::datapath::PrivateKey;
 use strait_linux::link::{Links, VethEnd, set_features};
 use strait_linux::netns::Netns;
 
+use crate::onecore::OneCore;
 use crate::peers::Driver;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -152,6 +153,11 @@ impl Bed {
     pub(crate) fn cpu(&self) -> Result<f64> {
         let each = self.drivers.iter().map(|driver| cpu(driver.0.id()));
         each.sum()
+    }
+
+    /// Both implementations on one core, with what is started meanwhile.
+    pub(crate) fn on_one_core(&self) -> Result<OneCore> {
+        OneCore::new(self.drivers.iter().map(|driver| driver.0.id()))
     }
 
     /// MiB resident of one end: now, and at most.

@@ -26,17 +26,21 @@ pub(crate) enum Test {
     SmallUdp,
     Loss,
     Ping,
+    /// The same with both ends and who pings on one core.
+    PingOneCore,
     PingLoaded,
     Memory,
 }
 
-pub(crate) const ALL: [Test; 8] = [
+/// The idle ones come first: loads leave the threads wherever the scheduler last had them.
+pub(crate) const ALL: [Test; 9] = [
+    Test::Ping,
+    Test::PingOneCore,
     Test::Tcp1,
     Test::Tcp8,
     Test::TcpBoth,
     Test::SmallUdp,
     Test::Loss,
-    Test::Ping,
     Test::PingLoaded,
     Test::Memory,
 ];
@@ -50,6 +54,7 @@ impl Test {
             Self::SmallUdp => "udp64",
             Self::Loss => "loss",
             Self::Ping => "ping",
+            Self::PingOneCore => "ping-one-core",
             Self::PingLoaded => "ping-loaded",
             Self::Memory => "memory",
         }
@@ -60,7 +65,7 @@ impl Test {
             Self::Tcp1 | Self::Tcp8 | Self::TcpBoth => "Gbit/s",
             Self::SmallUdp => "packets/s",
             Self::Loss => "%",
-            Self::Ping | Self::PingLoaded => "us",
+            Self::Ping | Self::PingOneCore | Self::PingLoaded => "us",
             Self::Memory => "MiB",
         }
     }
@@ -131,6 +136,8 @@ const BESIDE: f64 = 1e9;
 const PING_PATIENCE: f64 = 1.0;
 /// From one ping to the next.
 const PING_INTERVAL: f64 = 0.005;
+/// Pings before those that count, in quicker succession.
+const WARM_UP: u16 = 100;
 
 /// Runs everything, round after round, and writes each row down as it comes.
 pub(crate) fn run(plan: &Plan, drivers: &[Driver], rows: &Path) -> Result<Vec<Row>> {
@@ -250,6 +257,10 @@ fn measure(plan: &Plan, bed: &Bed, test: Test) -> Result<Option<Figure>> {
             }
         }
         Test::Ping => ping(plan, bed)?,
+        Test::PingOneCore => {
+            let _here = bed.on_one_core()?;
+            ping(plan, bed)?
+        }
         Test::PingLoaded => {
             // Longer than the pings, which begin once it flows.
             let load = (plan.seconds + 1.0).to_string();
@@ -280,18 +291,21 @@ fn measure(plan: &Plan, bed: &Bed, test: Test) -> Result<Option<Figure>> {
 
 fn ping(plan: &Plan, bed: &Bed) -> Result<Figure> {
     let count = ((plan.seconds / PING_INTERVAL) as u16).clamp(20, 1000);
-    let arguments = [
-        "ping",
-        &bed.target().to_string(),
-        "--count",
-        &count.to_string(),
-        "--interval",
-        &PING_INTERVAL.to_string(),
-        "--timeout",
-        &PING_PATIENCE.to_string(),
-    ];
-    let done: Pinged = finish(bed.tool(&arguments.map(str::to_owned))?)?;
-    let mut times = done.rtt_ms;
+    let send = |count: u16, interval: f64| {
+        let arguments = [
+            "ping",
+            &bed.target().to_string(),
+            "--count",
+            &count.to_string(),
+            "--interval",
+            &interval.to_string(),
+            "--timeout",
+            &PING_PATIENCE.to_string(),
+        ];
+        finish::<Pinged>(bed.tool(&arguments.map(str::to_owned))?)
+    };
+    send(WARM_UP, PING_INTERVAL / 2.5)?;
+    let mut times = send(count, PING_INTERVAL)?.rtt_ms;
     // One that is lost took longer than any other.
     times.resize(count.into(), PING_PATIENCE * 1e3);
     times.sort_by(f64::total_cmp);

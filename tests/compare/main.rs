@@ -17,6 +17,7 @@
 
 mod bed;
 mod course;
+mod onecore;
 mod peers;
 mod plot;
 mod summary;
