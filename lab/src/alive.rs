@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::procfs::Listed;
+
 /// A process as seen through the host's /proc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
@@ -92,14 +94,8 @@ impl ProcessId {
 
 /// `None` for a process that does not exist or is dead and not yet waited for.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let listed = Listed::now(pid).filter(|listed| !listed.ended)?;
+    Some(listed.start)
 }
 
 #[cfg(test)]

@@ -10,9 +10,18 @@ pub(crate) struct Listed {
     parent: i32,
     group: i32,
     /// Whether it has ended, and nobody has waited for it yet.
-    ended: bool,
+    pub(crate) ended: bool,
+    /// Clock ticks from the machine's start to its own.
+    pub(crate) start: u64,
     /// CPU time in the kernel's ticks: its own, and that of the children which it has waited for.
     pub(crate) ticks: f64,
+}
+
+impl Listed {
+    /// `None` for a process that does not exist.
+    pub(crate) fn now(process: i32) -> Option<Self> {
+        listed(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
+    }
 }
 
 /// Every process that can be seen, by its number.
@@ -27,8 +36,7 @@ impl Table {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let listed = entries.filter_map(|entry| {
             let process = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            Some((process, listed(&stat)?))
+            Some((process, Listed::now(process)?))
         });
         Self(listed.collect())
     }
@@ -90,6 +98,7 @@ fn listed(stat: &str) -> Option<Listed> {
         ended: matches!(*fields.first()?, "Z" | "X"),
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
         ticks: ticks.sum::<Result<f64, _>>().ok()?,
     })
 }
@@ -99,16 +108,18 @@ mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::process::Command;
 
+    use strait_linux::testing::until;
+
     use super::*;
 
     #[test]
     fn a_child_is_found_by_its_last_word_and_its_group_lives_until_it_ends() {
-        // The child's program is running once spawn returns.
         let mut child = Command::new("sleep").arg("61").process_group(0).spawn().unwrap();
         let number = child.id().cast_signed();
         let me = std::process::id();
+        // Its words can be read a moment after spawn returns.
+        until("the child is found", || Table::now().descendant(me, "61") == Some(number));
         let table = Table::now();
-        assert_eq!(table.descendant(me, "61"), Some(number));
         assert_eq!(table.descendant(me, "no such word"), None);
         let own = table.families(&[me.cast_signed()]);
         assert!(
@@ -130,8 +141,8 @@ mod tests {
     fn a_name_may_hold_anything() {
         let found = listed("7 (a) b) S 3 4 5 0 -1 64 1 2 3 4 10 20 30 40 20 0 1 0 9").unwrap();
         assert_eq!(
-            (found.parent, found.group, found.ticks, found.ended),
-            (3, 4, 100.0, false)
+            (found.parent, found.group, found.start, found.ticks, found.ended),
+            (3, 4, 9, 100.0, false)
         );
         assert!(listed("7 (a) Z 3 4").is_none());
     }

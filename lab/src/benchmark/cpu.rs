@@ -53,6 +53,31 @@ struct Machine {
     all: f64,
 }
 
+impl Machine {
+    fn now() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        Self::of(&stat)
+    }
+
+    fn of(stat: &str) -> Result<Self> {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "));
+        let fields = line.context("a strange /proc/stat")?.split_whitespace();
+        let fields: Vec<f64> = fields.map_while(|field| field.parse().ok()).collect();
+        let [user, nice, system, idle, iowait, irq, softirq, ..] = fields[..] else {
+            bail!("a strange /proc/stat");
+        };
+        let stolen = fields.get(7).copied().unwrap_or_default();
+        let one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+        Ok(Self {
+            cores: stat.lines().filter(one).count().max(1),
+            programs: user + nice + system,
+            softirq: irq + softirq,
+            stolen,
+            all: user + nice + system + idle + iowait + irq + softirq + stolen,
+        })
+    }
+}
+
 impl Moment {
     /// Of these processes; the lab and this program are these roots with all that comes of them.
     pub(super) fn now(watched: &[Watched], roots: &[i32]) -> Result<Self> {
@@ -70,11 +95,10 @@ impl Moment {
             }
         }
         let table = Table::now();
-        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         Ok(Self {
             when: Instant::now(),
             spent,
-            machine: machine(&stat)?,
+            machine: Machine::now()?,
             programs: table.ticks(&table.families(roots)),
         })
     }
@@ -108,8 +132,7 @@ impl Moment {
 
 /// How many there are, idle or not.
 pub(super) fn cores() -> Result<usize> {
-    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    Ok(machine(&stat)?.cores)
+    Ok(Machine::now()?.cores)
 }
 
 /// CPU seconds of a process's threads, by name; `None` where it has ended.
@@ -134,24 +157,6 @@ fn threads(process: ProcessId) -> Result<Option<BTreeMap<String, f64>>> {
         *threads.entry(name).or_default() += nanoseconds / 1e9;
     }
     Ok(process.alive().then_some(threads))
-}
-
-fn machine(stat: &str) -> Result<Machine> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "));
-    let fields = line.context("a strange /proc/stat")?.split_whitespace();
-    let fields: Vec<f64> = fields.map_while(|field| field.parse().ok()).collect();
-    let [user, nice, system, idle, iowait, irq, softirq, ..] = fields[..] else {
-        bail!("a strange /proc/stat");
-    };
-    let stolen = fields.get(7).copied().unwrap_or_default();
-    let one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
-    Ok(Machine {
-        cores: stat.lines().filter(one).count().max(1),
-        programs: user + nice + system,
-        softirq: irq + softirq,
-        stolen,
-        all: user + nice + system + idle + iowait + irq + softirq + stolen,
-    })
 }
 
 #[cfg(test)]
@@ -216,10 +221,10 @@ mod tests {
 
     #[test]
     fn a_machine_without_steal_time_is_understood() {
-        let found = machine("cpu  10 1 20 60 5 1 3\ncpu0 1 1 1\ncpu1 1 1 1\nintr 5\n").unwrap();
+        let found = Machine::of("cpu  10 1 20 60 5 1 3\ncpu0 1 1 1\ncpu1 1 1 1\nintr 5\n").unwrap();
         assert_eq!((found.programs, found.softirq, found.all), (31.0, 4.0, 100.0));
         assert_eq!((found.cores, found.stolen), (2, 0.0));
-        assert_eq!(machine("cpu  1 1 1 1 1 1 1 7 0 0\n").unwrap().stolen, 7.0);
-        assert!(machine("cpu 1 2\n").is_err());
+        assert_eq!(Machine::of("cpu  1 1 1 1 1 1 1 7 0 0\n").unwrap().stolen, 7.0);
+        assert!(Machine::of("cpu 1 2\n").is_err());
     }
 }
