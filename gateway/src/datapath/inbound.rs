@@ -18,7 +18,7 @@ use super::noise::{Kind, SCRATCH_LEN, kind};
 use super::packet;
 use super::peer::Peer;
 use super::table::Table;
-use super::udp::{Inbox, Udp};
+use super::udp::{Datagram, Inbox, Udp};
 use super::vnet::VNET_HEADER_LEN;
 
 /// A worker's way in.
@@ -38,86 +38,110 @@ impl Inbound {
     /// Takes what one system call receives, and writes it to the TUN device.
     pub(super) fn take(&mut self, shared: &Shared, worker: &Worker, udp: &Udp) -> Result<(), Fault> {
         let Self { inbox, opened } = self;
-        let count = match udp.receive(inbox) {
-            Ok(count) => count,
+        match udp.receive(inbox) {
+            Ok(_) => {}
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                0
-            }
+                ) => {}
             Err(error) => return Err(Fault::new(format!("cannot receive from the UDP socket: {error}"))),
-        };
-        for index in 0..count {
-            let (run, bytes) = inbox.run(index);
-            match run.from {
-                _ if run.truncated => shared.drops.add(DropCause::InTruncated, 1),
-                Some(from) => take(shared, worker, opened, from, run.ecn, bytes, run.stride)?,
-                None => shared.drops.add(DropCause::InMalformed, 1),
+        }
+        let mut datagrams = inbox.datagrams().peekable();
+        while let Some(first) = datagrams.next() {
+            let run = inbox.run(first.run);
+            let drop = |cause, count| shared.drops.add(cause, count);
+            let from = match run.from {
+                _ if run.truncated => {
+                    drop(DropCause::InTruncated, 1);
+                    continue;
+                }
+                Some(from) => from,
+                None => {
+                    drop(DropCause::InMalformed, 1);
+                    continue;
+                }
+            };
+            let receiver = match kind(first.bytes) {
+                Some(Kind::Data(receiver)) => receiver,
+                Some(Kind::Handshake) => {
+                    if !shared.control.message(from, first.bytes) {
+                        drop(DropCause::InHandshakeQueueFull, 1);
+                    }
+                    continue;
+                }
+                None => {
+                    drop(DropCause::InMalformed, 1);
+                    continue;
+                }
+            };
+            let mut stretch = Stretch {
+                receiver,
+                run: first.run,
+                bytes: run.len,
+            };
+            let rest = std::iter::from_fn(|| {
+                let next = datagrams.next_if(|next| stretch.takes(inbox, next))?;
+                Some(next.bytes)
+            });
+            let all = std::iter::once(first.bytes).chain(rest);
+            let table = shared.table.load();
+            match table.by_receiver(receiver) {
+                Some(peer) => {
+                    opened.open(shared, worker, peer, from, all);
+                    opened.check(&table, peer, run.ecn);
+                    opened.deliver(shared, worker, peer)?;
+                }
+                None => {
+                    drop(DropCause::InUnknownSession, all.count() as u64);
+                    // A peer may not know that this side began anew; it would find out after 15 s of silence. Whoever
+                    // forges this makes us send an initiation a second to a peer.
+                    for lane in table.lanes_at(&from) {
+                        if !lane.is_up() && lane.want() {
+                            shared.control.initiate(lane);
+                        }
+                    }
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Handles the datagrams of one sender.
-fn take(
-    shared: &Shared,
-    worker: &Worker,
-    opened: &mut Opened,
-    from: SocketAddr,
-    ecn: u8,
-    mut bytes: &[u8],
-    stride: usize,
-) -> Result<(), Fault> {
-    let stride = stride.max(1);
-    if bytes.is_empty() {
-        shared.drops.add(DropCause::InMalformed, 1);
-    }
-    while !bytes.is_empty() {
-        let first = &bytes[..stride.min(bytes.len())];
-        let Some(Kind::Data(receiver)) = kind(first) else {
-            let (cause, taken) = match kind(first) {
-                Some(Kind::Handshake) => (
-                    DropCause::InHandshakeQueueFull,
-                    shared.control.message(from, first),
-                ),
-                _ => (DropCause::InMalformed, false),
-            };
-            if !taken {
-                shared.drops.add(cause, 1);
-            }
-            bytes = &bytes[first.len()..];
-            continue;
-        };
-        let same = bytes
-            .chunks(stride)
-            .take_while(|datagram| kind(datagram) == Some(Kind::Data(receiver)))
-            .count();
-        let (group, rest) = bytes.split_at((same * stride).min(bytes.len()));
-        bytes = rest;
-        let table = shared.table.load();
-        let Some(peer) = table.by_receiver(receiver) else {
-            shared.drops.add(DropCause::InUnknownSession, same as u64);
-            // A peer may not know that this side began anew; it would find out after 15 s of silence. Whoever
-            // forges this makes us send an initiation a second to a peer.
-            for lane in table.lanes_at(&from) {
-                if !lane.is_up() && lane.want() {
-                    shared.control.initiate(lane);
-                }
-            }
-            continue;
-        };
-        opened.open(shared, worker, peer, from, group.chunks(stride));
-        opened.check(&table, peer, ecn);
-        opened.deliver(shared, worker, peer)?;
-    }
-    Ok(())
+/// The most bytes that are opened at once. A super packet of 64 KiB is a little more than one run when it is sealed, and
+/// is to be written as one again.
+const STRETCH: usize = 2 * SCRATCH_LEN;
+
+/// Data of one session, one behind the other and with the same congestion outside, that is opened and written together:
+/// where the kernel has joined no datagrams, it is here that their packets are.
+struct Stretch {
+    receiver: u32,
+    /// The last run in it.
+    run: usize,
+    /// Bytes of all its runs.
+    bytes: usize,
 }
 
-/// Packets of one run, opened, one behind the other.
+impl Stretch {
+    /// Whether it goes on with a datagram; into another run only if that fits in whole.
+    fn takes(&mut self, inbox: &Inbox, next: &Datagram<'_>) -> bool {
+        if kind(next.bytes) != Some(Kind::Data(self.receiver)) {
+            return false;
+        }
+        if next.run == self.run {
+            return true;
+        }
+        let (last, run) = (inbox.run(self.run), inbox.run(next.run));
+        let bytes = self.bytes + run.len;
+        if run.truncated || run.from != last.from || run.ecn != last.ecn || bytes > STRETCH {
+            return false;
+        }
+        (self.run, self.bytes) = (next.run, bytes);
+        true
+    }
+}
+
+/// Packets of one stretch, opened, one behind the other.
 struct Opened {
     plain: Vec<u8>,
     scratch: Vec<u8>,
@@ -129,7 +153,7 @@ struct Opened {
 impl Opened {
     fn new() -> Self {
         Self {
-            plain: vec![0; 2 * SCRATCH_LEN],
+            plain: vec![0; STRETCH],
             scratch: vec![0; SCRATCH_LEN],
             packets: Vec::with_capacity(2048),
             join: Join::new(),

@@ -37,7 +37,7 @@ const SLACK: Duration = Duration::from_secs(1);
 /// What the lanes of one peer have in common: how many of them are up.
 pub(super) type Bundle = Arc<AtomicUsize>;
 
-/// A lane of a peer. Its lock is held over one run of packets at most, and never together with another's.
+/// A lane of a peer. Its lock is held over one run or stretch of packets at most, and never together with another's.
 pub(super) struct Peer {
     pub(super) id: String,
     pub(super) lane: usize,

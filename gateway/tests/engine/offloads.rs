@@ -1,7 +1,7 @@
 //! A kernel that refuses an offload, at the start or later: what it costs is speed, and one line of the log.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
@@ -18,6 +18,10 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
         refused_at_the_start,
     ),
     ("offloads_refused_later_are_done_without", refused_later),
+    (
+        "datagrams_that_come_one_by_one_are_written_together",
+        datagrams_that_come_one_by_one_are_written_together,
+    ),
     (
         "a_path_that_was_small_for_a_while_is_fast_again",
         a_path_that_was_small_for_a_while_is_fast_again,
@@ -91,6 +95,28 @@ fn refused_at_the_start() {
         ..ALL
     };
     assert_eq!(pair.engine_a.status().offload, expected);
+}
+
+/// As from a network card that joins nothing, or a peer that sends single datagrams.
+fn datagrams_that_come_one_by_one_are_written_together() {
+    let joins = |call: &Call| {
+        call.number == libc::SYS_setsockopt
+            && (call.argument(1), call.argument(2)) == (17, libc::UDP_GRO as u64)
+    };
+    let parts = Arc::new(AtomicU64::new(0));
+    let pair = pair(&[libc::SYS_setsockopt, libc::SYS_writev], {
+        let parts = Arc::clone(&parts);
+        move |call| {
+            if call.number == libc::SYS_writev {
+                parts.fetch_max(call.argument(2), Ordering::SeqCst);
+            }
+            joins(call).then_some(Errno::OPNOTSUPP)
+        }
+    });
+    transfer(&pair);
+    // A packet alone has two parts.
+    let most = parts.load(Ordering::SeqCst);
+    assert!(most > 10, "{most} parts are the most in one write");
 }
 
 fn refused_later() {
