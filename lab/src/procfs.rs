@@ -118,7 +118,9 @@ mod tests {
         let number = child.id().cast_signed();
         let me = std::process::id();
         // Its words can be read a moment after spawn returns.
-        until("the child is found", || Table::now().descendant(me, "61") == Some(number));
+        until("the child is found", || {
+            Table::now().descendant(me, "61") == Some(number)
+        });
         let table = Table::now();
         assert_eq!(table.descendant(me, "no such word"), None);
         let own = table.families(&[me.cast_signed()]);

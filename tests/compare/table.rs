@@ -29,7 +29,11 @@ pub(crate) fn machine() -> String {
     };
     format!(
         "{cores} × {model}{wide}{guest}, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
+        read("/proc/sys/kernel/osrelease")
+            .trim()
+            .split('-')
+            .next()
+            .unwrap_or_default()
     )
 }
 

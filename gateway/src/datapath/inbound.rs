@@ -50,15 +50,15 @@ impl Inbound {
         let mut datagrams = inbox.datagrams().peekable();
         while let Some(first) = datagrams.next() {
             let run = inbox.run(first.run);
-            let drop = |cause, count| shared.drops.add(cause, count);
+            let dropped = |cause, count| shared.drops.add(cause, count);
             let from = match run.from {
                 _ if run.truncated => {
-                    drop(DropCause::InTruncated, 1);
+                    dropped(DropCause::InTruncated, 1);
                     continue;
                 }
                 Some(from) => from,
                 None => {
-                    drop(DropCause::InMalformed, 1);
+                    dropped(DropCause::InMalformed, 1);
                     continue;
                 }
             };
@@ -66,12 +66,12 @@ impl Inbound {
                 Some(Kind::Data(receiver)) => receiver,
                 Some(Kind::Handshake) => {
                     if !shared.control.message(from, first.bytes) {
-                        drop(DropCause::InHandshakeQueueFull, 1);
+                        dropped(DropCause::InHandshakeQueueFull, 1);
                     }
                     continue;
                 }
                 None => {
-                    drop(DropCause::InMalformed, 1);
+                    dropped(DropCause::InMalformed, 1);
                     continue;
                 }
             };
@@ -93,7 +93,7 @@ impl Inbound {
                     opened.deliver(shared, worker, peer)?;
                 }
                 None => {
-                    drop(DropCause::InUnknownSession, all.count() as u64);
+                    dropped(DropCause::InUnknownSession, all.count() as u64);
                     // A peer may not know that this side began anew; it would find out after 15 s of silence. Whoever
                     // forges this makes us send an initiation a second to a peer.
                     for lane in table.lanes_at(&from) {

@@ -31,8 +31,6 @@ const LINGER: Duration = Duration::from_secs(20);
 const SOME_TIME: Duration = Duration::from_secs(3600);
 /// Unanswered initiations after which a session is thought to be one-sided, so that other ways are taken.
 const DEAF_ATTEMPTS: u32 = 3;
-/// boringtun's clock is that of the last look at its timers, so what it counts may end this much later.
-const SLACK: Duration = Duration::from_secs(1);
 
 /// What the lanes of one peer have in common: how many of them are up.
 pub(super) type Bundle = Arc<AtomicUsize>;
@@ -512,7 +510,7 @@ impl Peer {
         // Also of what was answered and never completed.
         for made in made.into_iter().chain(state.last_initiation) {
             for end in [made + SESSION_ENDS, made + KEYS_END] {
-                if now < end + SLACK {
+                if now < end {
                     at(end);
                 }
             }
@@ -659,7 +657,8 @@ impl Drop for Peer {
 }
 
 /// Age at which a tunnel that is to stay up, or is in use, gets new keys. boringtun renews on data alone, and not while
-/// it counts itself the responder of a handshake that was never finished. The responder steps in only where the initiator has failed to.
+/// it counts itself the responder of a handshake that was never finished. The responder steps in only where the
+/// initiator has failed to.
 fn rekey_age(state: &State) -> Duration {
     let age = state.tunnel.limits().rekey_after;
     if state.tunnel.initiator() {
