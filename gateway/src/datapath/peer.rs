@@ -336,7 +336,7 @@ impl Peer {
         }
         state.trouble.met();
         if let Some(completed) = state.tunnel.completed()
-            && state.handshake.is_none_or(|(known, _)| known != completed)
+            && state.handshake.is_none_or(|(known, _)| known < completed)
         {
             state.handshake = Some((completed, SystemTime::now()));
         }
@@ -374,7 +374,11 @@ impl Peer {
             Ok(answer) => {
                 if answer.authentic {
                     self.counters.rx.add(message.len() as u64, 0);
-                    self.roam(&mut state, from);
+                    // An initiation may be an old one that somebody replays under a new preshared key. Where a session
+                    // stands, its first data tells where the peer is.
+                    if answer.completed || !state.tunnel.established() {
+                        self.roam(&mut state, from);
+                    }
                     state.begin_anew();
                     // The peer is at it: leave it the time to finish before trying ourselves.
                     state.last_initiation = Some(now);
@@ -453,11 +457,9 @@ impl Peer {
         let persistent = state.keepalive.is_some();
         if !state.tunnel.established() {
             let wait = self.wait(state);
-            let due = match state.last_initiation {
-                None => persistent,
-                Some(last) => (persistent || !state.queue.is_empty()) && now.duration_since(last) >= wait,
-            };
-            if due {
+            let wanted = persistent || !state.queue.is_empty();
+            let due = |last| now.duration_since(last) >= wait;
+            if wanted && state.last_initiation.is_none_or(due) {
                 self.send_initiation(state, udp, scratch, now);
             }
             return;
@@ -719,5 +721,78 @@ mod tests {
         let bundle = Arc::clone(&peer.bundle);
         drop(peer);
         assert_eq!(bundle.load(Ordering::Relaxed), 0, "a lane that is gone is not up");
+    }
+
+    #[test]
+    fn a_replayed_initiation_moves_no_session_when_the_preshared_key_changes() {
+        let own = Identities::new(&PrivateKey::from_bytes([1; 32]), KeyLimits::default(), 1);
+        let other = Identities::new(&PrivateKey::from_bytes([2; 32]), KeyLimits::default(), 1);
+        let socket = || {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let address = socket.local_addr().unwrap();
+            (socket, address)
+        };
+        let ((_peers, at), (elsewhere, hostile)) = (socket(), socket());
+        let config = PeerConfig::new("green/gw", other.lane(0).public());
+        let tunnel = |key: Option<&PresharedKey>| own.lane(0).tunnel(&config.public_key, key, 1);
+        let peer = Peer::new(&config, Place::only(&config, 1), tunnel(None));
+        let mut far = other.lane(0).tunnel(&own.lane(0).public(), None, 1);
+        let udp = Udp::bind(Some(Ipv4Addr::LOCALHOST.into()), 0, 0, false).unwrap();
+        let (mut left, mut right, mut recorded) =
+            (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = far.initiate(&mut recorded).unwrap();
+        recorded.truncate(len);
+        peer.handshake(at, &recorded, &udp, &mut left, Instant::now());
+        let len = peer.lock().tunnel.initiate(&mut left).unwrap();
+        let answer = far.handshake(&left[..len], &mut right).unwrap();
+        peer.handshake(at, &right[..answer.len], &udp, &mut left, Instant::now());
+        assert!(peer.is_up());
+
+        let key = PresharedKey::from_bytes([5; 32]);
+        let changed = PeerConfig {
+            preshared: Some(key.clone()),
+            ..config.clone()
+        };
+        peer.reconfigure(&changed, || tunnel(Some(&key)));
+        peer.handshake(hostile, &recorded, &udp, &mut left, Instant::now());
+        let (len, _) = elsewhere.recv_from(&mut right).unwrap();
+        assert!(
+            is_response(&right[..len]),
+            "nobody can tell whether it is an old one"
+        );
+        assert!(peer.is_up());
+        assert_eq!(peer.status().endpoint, Some(at));
+    }
+
+    #[test]
+    fn what_waits_for_a_session_asks_for_one_under_another_preshared_key_too() {
+        let own = Identities::new(&PrivateKey::from_bytes([1; 32]), KeyLimits::default(), 1);
+        let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        nobody.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let config = PeerConfig {
+            candidates: vec![nobody.local_addr().unwrap()],
+            keepalive: None,
+            ..PeerConfig::new("green/gw", PrivateKey::from_bytes([2; 32]).public())
+        };
+        let key = PresharedKey::from_bytes([5; 32]);
+        let tunnel = |key: Option<&PresharedKey>| own.lane(0).tunnel(&config.public_key, key, 1);
+        let peer = Peer::new(&config, Place::only(&config, 1), tunnel(None));
+        let udp = Udp::bind(Some(Ipv4Addr::LOCALHOST.into()), 0, 0, false).unwrap();
+        let mut scratch = vec![0; SCRATCH_LEN];
+        assert!(peer.enqueue(&mut peer.lock(), &[0; 32]));
+        peer.initiate(&udp, &mut scratch, Instant::now());
+        assert_eq!(nobody.recv(&mut scratch).unwrap(), 148);
+        let changed = PeerConfig {
+            preshared: Some(key.clone()),
+            ..config.clone()
+        };
+        peer.reconfigure(&changed, || tunnel(Some(&key)));
+        peer.tick(&udp, &mut scratch, Instant::now());
+        assert_eq!(
+            nobody.recv(&mut scratch).unwrap(),
+            148,
+            "a packet waits, and nobody begins"
+        );
     }
 }

@@ -44,7 +44,14 @@ impl Succession {
                 since: Instant::now(),
             },
         );
-        self.former.truncate(FORMER);
+        if self.former.len() > FORMER {
+            // What serves is worth more than what came after it and was never used.
+            let unused = self
+                .former
+                .iter()
+                .rposition(|former| !former.tunnel.established());
+            self.former.remove(unused.unwrap_or(FORMER));
+        }
     }
 
     /// The one whose session serves.
@@ -75,17 +82,27 @@ impl Succession {
     }
 
     pub(super) fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause> {
-        let opened = self.present.open(datagram, out);
-        for former in &mut self.former {
-            if !not_its_own(&opened) {
-                break;
-            }
-            let before = former.tunnel.open(datagram, out);
-            if !not_its_own(&before) {
-                return before;
+        let Self { present, former } = self;
+        if former.is_empty() {
+            return present.open(datagram, out);
+        }
+        // Most is of the session that serves, and what is tried in vain takes as long as what is opened.
+        let (first, last) = if present.established() {
+            (Some(present), None)
+        } else {
+            (None, Some(present))
+        };
+        let former = former.iter_mut().map(|former| &mut former.tunnel);
+        let mut refused = DropCause::InUnknownSession;
+        for tunnel in first.into_iter().chain(former).chain(last) {
+            match tunnel.open(datagram, out) {
+                Err(cause @ (DropCause::InUnknownSession | DropCause::InBadTag | DropCause::InReplay)) => {
+                    refused = closest(refused, cause);
+                }
+                opened => return opened,
             }
         }
-        opened
+        Err(refused)
     }
 
     pub(super) fn handshake(&mut self, message: &[u8], out: &mut [u8]) -> Result<Answer, DropCause> {
@@ -138,9 +155,12 @@ impl Succession {
     }
 }
 
-/// Whether a message was for another session than this tunnel's.
-fn not_its_own(opened: &Result<usize, DropCause>) -> bool {
-    matches!(opened, Err(DropCause::InBadTag | DropCause::InUnknownSession))
+/// Of two tunnels' refusals of a message, the one of that which was more likely meant.
+fn closest(one: DropCause, other: DropCause) -> DropCause {
+    [DropCause::InReplay, DropCause::InBadTag]
+        .into_iter()
+        .find(|cause| [one, other].contains(cause))
+        .unwrap_or(one)
 }
 
 #[cfg(test)]
@@ -182,5 +202,62 @@ mod tests {
         assert_eq!(to_a.completed(), before);
         assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
         assert!(to_a.completed() > before);
+    }
+
+    /// Two peers of each other that have met, the second one as a succession.
+    fn met() -> ((Identity, Identity), Box<dyn Tunnel>, Succession) {
+        let identity = || Identity::new(&PrivateKey::generate().unwrap());
+        let (a, b) = (identity(), identity());
+        let mut to_b = a.tunnel(&b.public(), None, 1);
+        let mut to_a = Succession::new(b.tunnel(&a.public(), None, 2));
+        meet(&mut *to_b, &mut to_a);
+        ((a, b), to_b, to_a)
+    }
+
+    fn meet(to_b: &mut dyn Tunnel, to_a: &mut Succession) {
+        let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
+        let len = to_b.initiate(&mut left).unwrap();
+        let answer = to_a.handshake(&left[..len], &mut right).unwrap();
+        let answer = to_b.handshake(&right[..answer.len], &mut left).unwrap();
+        assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
+    }
+
+    #[test]
+    fn any_number_of_changes_leaves_the_session_that_serves() {
+        let ((a, b), mut to_b, mut to_a) = met();
+        let before = to_a.completed();
+        for number in 1..50 {
+            let key = PresharedKey::from_bytes([number; 32]);
+            to_a.succeed(b.tunnel(&a.public(), Some(&key), 2));
+            assert_eq!(to_a.completed(), before, "after {number}");
+            let (mut left, mut right) = ([0; 200], [0; 200]);
+            let len = to_b.seal(&[], &mut left).unwrap();
+            assert_eq!(to_a.open(&left[..len], &mut right), Ok(0), "after {number}");
+        }
+        assert_eq!(to_a.former.len(), FORMER);
+    }
+
+    #[test]
+    fn what_comes_late_is_opened_beside_its_successor_once() {
+        let ((a, b), mut to_b, mut to_a) = met();
+        let key = PresharedKey::from_bytes([5; 32]);
+        let (mut late, mut opened) = ([0; 200], [0; 200]);
+        let len = to_b.seal(&[], &mut late).unwrap();
+        let late = &late[..len];
+        to_a.succeed(b.tunnel(&a.public(), Some(&key), 2));
+        let mut to_b = a.tunnel(&b.public(), Some(&key), 1);
+        meet(&mut *to_b, &mut to_a);
+        // The successor's session has the same index, and has got further.
+        for _ in 0..5 {
+            let mut left = [0; 200];
+            let len = to_b.seal(&[], &mut left).unwrap();
+            assert_eq!(to_a.open(&left[..len], &mut opened), Ok(0));
+            assert_eq!(to_a.open(&left[..len], &mut opened), Err(DropCause::InReplay));
+        }
+        assert_eq!(to_a.open(late, &mut opened), Ok(0));
+        assert_eq!(to_a.open(late, &mut opened), Err(DropCause::InReplay));
+        let mut forged = late.to_vec();
+        (forged[8], forged[20]) = (200, !forged[20]);
+        assert_eq!(to_a.open(&forged, &mut opened), Err(DropCause::InBadTag));
     }
 }
