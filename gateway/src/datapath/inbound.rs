@@ -192,6 +192,7 @@ impl Opened {
             // Something was authentic, so this is where the peer is.
             peer.roam(&mut state, from);
             peer.counters.rx.add(bytes, 0);
+            peer.lives();
             if used > 0 && peer.heard() {
                 shared.control.rouse();
             }

@@ -110,6 +110,8 @@ pub(super) trait Tunnel: Send {
     fn completed(&self) -> Option<Instant>;
     /// Whether this side began that session.
     fn initiator(&self) -> bool;
+    /// Whether it has no session, and no handshake that it has answered can become one any more.
+    fn spent(&self) -> bool;
 }
 
 /// This gateway's identity, and the guard in front of the peers.
@@ -209,8 +211,9 @@ impl Identity {
             ),
             established: false,
             session: None,
-            used: false,
+            outlives: 0,
             made: index << 8,
+            answered: None,
             limits: self.limits,
             sealed: 0,
         })
@@ -224,6 +227,9 @@ pub(super) fn public_of(key: &PrivateKey) -> PublicKey {
 
 /// As many sessions boringtun keeps, at places that their index tells.
 const SESSIONS: u32 = 8;
+/// Handshakes that a session outlives which the peer still sends in: by the next one or two it will have said
+/// something, at least a keepalive.
+const OUTLIVES: u32 = 4;
 
 /// A session whose keys the peer has shown to have. boringtun counts from answering on, also one that a peer with
 /// another preshared key began.
@@ -248,10 +254,12 @@ struct Boring {
     /// where it can change: it comes with a message and goes with a timer.
     established: bool,
     session: Option<Session>,
-    /// Data was opened since a handshake was last kept from taking the session's place.
-    used: bool,
+    /// Handshakes that are still kept from taking the session's place, since the last data of the peer.
+    outlives: u32,
     /// The index in the last handshake message that was made here.
     made: u32,
+    /// When a handshake was last answered.
+    answered: Option<Instant>,
     limits: KeyLimits,
     /// Messages sealed under the current key, as far as is known.
     sealed: u64,
@@ -333,7 +341,7 @@ impl Tunnel for Boring {
             TunnResult::WriteToNetwork(_) => Err(DropCause::InMalformed),
         };
         if opened.is_ok() {
-            self.used = true;
+            self.outlives = OUTLIVES;
             if self.session.is_none_or(|session| session.precedes(receiver)) {
                 // The initiator's first data message is what makes the session the responder's current one.
                 self.complete(receiver, false);
@@ -348,7 +356,8 @@ impl Tunnel for Boring {
             return Err(DropCause::InBadHandshake);
         }
         let response = is_response(message);
-        if !response && self.displaces(self.made.wrapping_add(1)) && std::mem::take(&mut self.used) {
+        if !response && self.outlives > 0 && self.displaces(self.made.wrapping_add(1)) {
+            self.outlives -= 1;
             // As many were not finished as there are places. While the peer still sends in the session that stands,
             // it is worth more than yet another.
             return Err(DropCause::InBadHandshake);
@@ -363,6 +372,7 @@ impl Tunnel for Boring {
                     );
                 } else {
                     self.made = sender(reply).unwrap_or_default();
+                    self.answered = Some(Instant::now());
                     if self.displaces(self.made) {
                         self.session = None;
                     }
@@ -433,6 +443,13 @@ impl Tunnel for Boring {
 
     fn initiator(&self) -> bool {
         self.session.is_some_and(|session| session.initiator)
+    }
+
+    fn spent(&self) -> bool {
+        self.session.is_none()
+            && self
+                .answered
+                .is_none_or(|answered| answered.elapsed() >= SESSION_ENDS)
     }
 }
 
@@ -630,8 +647,13 @@ mod tests {
             to_a.handshake(&left[..len], &mut right).is_ok()
         };
         let mut refused = 0;
-        for number in 0..20 {
+        for number in 0..60 {
             refused += u32::from(!attempt(&mut *to_a));
+            // Handshakes are tried more often than keepalives come.
+            if number % OUTLIVES != 0 {
+                assert!(to_a.established(), "after {number}");
+                continue;
+            }
             let (mut sealed, mut opened) = ([0; 200], [0; 200]);
             let len = to_b.seal(&[], &mut sealed).unwrap();
             assert_eq!(to_a.open(&sealed[..len], &mut opened), Ok(0), "after {number}");

@@ -51,6 +51,8 @@ pub(super) struct Peer {
     /// Set by whoever sends or receives data, cleared by the timer: spares the packet threads a clock.
     sent: AtomicBool,
     heard: AtomicBool,
+    /// Set by whoever receives anything in a session, if only a keepalive; cleared by the timer, too.
+    alive: AtomicBool,
     /// Whether several workers send to it.
     shared: AtomicBool,
     /// Whether an initiation has been asked for since the last tick.
@@ -160,6 +162,7 @@ impl Peer {
             up: AtomicBool::new(false),
             sent: AtomicBool::new(false),
             heard: AtomicBool::new(false),
+            alive: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             batch: Batch::default(),
@@ -243,6 +246,11 @@ impl Peer {
         first(&self.heard)
     }
 
+    /// Notes that the peer still has a session.
+    pub(super) fn lives(&self) {
+        first(&self.alive);
+    }
+
     /// Where it may be, as configured.
     pub(super) fn candidates(&self) -> Vec<SocketAddr> {
         let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -316,7 +324,11 @@ impl Peer {
                     tracing::warn!(peer = id, "tunnel down: the peer answers no handshake any more");
                 }
                 // On demand, the next packet begins another session.
-                (false, 0) if state.keepalive.is_none() && state.attempts == 0 => {
+                (false, 0)
+                    if state.keepalive.is_none()
+                        && state.attempts == 0
+                        && state.busy_until <= Instant::now() =>
+                {
                     tracing::info!(
                         peer = id,
                         "tunnel down: nothing was sent, and its session has ended"
@@ -426,7 +438,7 @@ impl Peer {
         if heard || sent {
             state.busy_until = now + LINGER;
         }
-        if heard && state.tunnel.established() {
+        if self.alive.swap(false, Ordering::Relaxed) && state.tunnel.established() {
             // It has the session, though it may answer no handshake: its preshared key may be another for a while.
             state.attempts = 0;
         }
@@ -717,6 +729,15 @@ mod tests {
         assert!(state.tunnel.established(), "data would still be opened");
         peer.revive(&mut state, &udp, &mut left);
         assert!(peer.is_up());
+        // It may have another preshared key for a while, and nothing to say but that it is there.
+        for _ in 0..2 * DEAF_ATTEMPTS {
+            peer.send_initiation(&mut state, &udp, &mut left, Instant::now());
+            drop(state);
+            peer.lives();
+            peer.tick(&udp, &mut left, Instant::now());
+            assert!(peer.is_up());
+            state = peer.lock();
+        }
         drop(state);
         let bundle = Arc::clone(&peer.bundle);
         drop(peer);

@@ -37,6 +37,9 @@ impl Succession {
     /// Goes on under another key with the next handshake.
     pub(super) fn succeed(&mut self, next: Box<dyn Tunnel>) {
         let tunnel = std::mem::replace(&mut self.present, next);
+        if tunnel.spent() {
+            return;
+        }
         self.former.insert(
             0,
             Former {
@@ -45,12 +48,12 @@ impl Succession {
             },
         );
         if self.former.len() > FORMER {
-            // What serves is worth more than what came after it and was never used.
-            let unused = self
+            // What serves is worth more than what came after it and only might have served.
+            let idle = self
                 .former
                 .iter()
                 .rposition(|former| !former.tunnel.established());
-            self.former.remove(unused.unwrap_or(FORMER));
+            self.former.remove(idle.unwrap_or(FORMER));
         }
     }
 
@@ -230,9 +233,15 @@ mod tests {
             let key = PresharedKey::from_bytes([number; 32]);
             to_a.succeed(b.tunnel(&a.public(), Some(&key), 2));
             assert_eq!(to_a.completed(), before, "after {number}");
-            let (mut left, mut right) = ([0; 200], [0; 200]);
+            let (mut left, mut right) = (vec![0; SCRATCH_LEN], vec![0; SCRATCH_LEN]);
             let len = to_b.seal(&[], &mut left).unwrap();
             assert_eq!(to_a.open(&left[..len], &mut right), Ok(0), "after {number}");
+            if number < 10 {
+                assert_eq!(to_a.former.len(), 1, "what was never used is not kept");
+            } else {
+                let len = a.tunnel(&b.public(), Some(&key), 1).initiate(&mut left).unwrap();
+                assert!(to_a.handshake(&left[..len], &mut right).unwrap().authentic);
+            }
         }
         assert_eq!(to_a.former.len(), FORMER);
     }
