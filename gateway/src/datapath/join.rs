@@ -8,6 +8,9 @@ use super::checksum::{Sum, pseudo};
 use super::packet;
 use super::vnet::{Kind, VNET_HEADER_LEN, Vnet};
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP_V6: u8 = 58;
 const TCP_ACK: u8 = 0x10;
 const TCP_PSH: u8 = 0x08;
 /// The most packets in one: the kernel's limit for GSO segments of UDP.
@@ -77,7 +80,11 @@ impl Join {
         for (number, &(start, len)) in (0u32..).zip(packets) {
             self.next.push(NONE);
             let bytes = &plain[start..start + len];
-            let shape = shape(bytes).filter(|shape| if shape.udp { allowed.udp } else { allowed.tcp });
+            let shape = shape(bytes);
+            if shape.is_none() {
+                self.close_beside(plain, packets, bytes);
+            }
+            let shape = shape.filter(|shape| if shape.udp { allowed.udp } else { allowed.tcp });
             if let Some(shape) = shape
                 && self.append(plain, packets, number, bytes, shape)
             {
@@ -94,6 +101,27 @@ impl Join {
                 verified: false,
                 push: false,
             });
+        }
+    }
+
+    /// A fragment, or what else does not show its flow, may belong to any between its addresses: no later packet of
+    /// these may overtake it.
+    fn close_beside(&mut self, plain: &[u8], packets: &[(usize, usize)], bytes: &[u8]) {
+        let Some(addresses) = packet::parse_addresses(bytes) else {
+            return;
+        };
+        for group in self.groups.iter_mut().rev().take(SEARCHED) {
+            let Some(shape) = group.shape.filter(|_| !group.closed) else {
+                continue;
+            };
+            let protocol = if shape.udp { UDP } else { TCP };
+            let perhaps = if shape.v6 {
+                bytes.get(6) != Some(&ICMP_V6)
+            } else {
+                bytes.get(9) == Some(&protocol)
+            };
+            let (start, len) = packets[group.first as usize];
+            group.closed = perhaps && packet::parse_addresses(&plain[start..start + len]) == Some(addresses);
         }
     }
 
@@ -176,7 +204,7 @@ impl Group {
             headers[10..12].copy_from_slice(&checksum);
         }
         let ip = packet::parse_addresses(first)?;
-        let sum = pseudo(ip.0, ip.1, if shape.udp { 17 } else { 6 }, total - transport).fold();
+        let sum = pseudo(ip.0, ip.1, if shape.udp { UDP } else { TCP }, total - transport).fold();
         let kind = if shape.udp {
             headers[transport + 4..transport + 6]
                 .copy_from_slice(&((total - transport) as u16).to_be_bytes());
@@ -204,7 +232,7 @@ fn shape(bytes: &[u8]) -> Option<Shape> {
     };
     let header = bytes.get(transport..)?;
     match protocol {
-        6 if header.len() >= 20 => {
+        TCP if header.len() >= 20 => {
             let len = usize::from(header[12] >> 4) * 4;
             if len < 20 || len > header.len() {
                 return None;
@@ -222,7 +250,7 @@ fn shape(bytes: &[u8]) -> Option<Shape> {
                 alone: payload == 0 || flags & !TCP_PSH != TCP_ACK,
             })
         }
-        17 if header.len() >= 8 => {
+        UDP if header.len() >= 8 => {
             let payload = header.len() - 8;
             let whole = usize::from(u16::from_be_bytes([header[4], header[5]])) == header.len();
             Some(Shape {
@@ -280,7 +308,7 @@ fn verify(bytes: &[u8], shape: &Shape) -> bool {
     let sum = pseudo(
         source,
         destination,
-        if shape.udp { 17 } else { 6 },
+        if shape.udp { UDP } else { TCP },
         transport.len(),
     );
     (shape.v6 || Sum::default().add(&bytes[..shape.transport]).holds()) && sum.add(transport).holds()

@@ -160,6 +160,42 @@ fn a_pushed_segment_ends_its_group_and_what_is_not_allowed_is_not_joined() {
 }
 
 #[test]
+fn no_packet_overtakes_a_fragment_that_may_be_of_its_flow() {
+    for v6 in [false, true] {
+        let udp = |size| {
+            packet_of(
+                Shape {
+                    v6,
+                    udp: true,
+                    port: 1,
+                    flags: 0,
+                    sequence: 0,
+                },
+                &vec![7; size],
+            )
+        };
+        let between = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut other = udp(1000);
+            change(&mut other);
+            let packets = [udp(100), other, udp(100)];
+            let written: Vec<_> = joined(&packets, ALL)
+                .into_iter()
+                .map(|(_, packet)| packet)
+                .collect();
+            written == packets
+        };
+        let fragment = |packet: &mut Vec<u8>| if v6 { packet[6] = 44 } else { packet[6] = 0x20 };
+        assert!(between(&fragment), "the last overtook it");
+        let elsewhere = |packet: &mut Vec<u8>| {
+            fragment(packet);
+            packet[if v6 { 39 } else { 19 }] ^= 1;
+        };
+        let ping = |packet: &mut Vec<u8>| if v6 { packet[6] = 58 } else { packet[9] = 1 };
+        assert!(!between(&elsewhere) && !between(&ping), "others do not matter");
+    }
+}
+
+#[test]
 fn a_checksum_left_to_us_is_filled_in() {
     for (udp, v6) in [(false, false), (true, false), (false, true), (true, true)] {
         let shape = Shape {
