@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use strait_gateway::datapath::{DropCause, Engine, EngineConfig, LaneStatus, PeerConfig};
+use strait_gateway::datapath::{
+    DropCause, Engine, EngineConfig, LaneStatus, PeerConfig, PresharedKey, PrivateKey,
+};
 use strait_linux::link::Links;
 use strait_linux::testing::until;
 
@@ -30,6 +32,7 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
         "the_other_lanes_take_the_flows_of_one_that_fails",
         the_other_lanes_take_the_flows_of_one_that_fails,
     ),
+    ("keys_change_in_every_lane", keys_change_in_every_lane),
     (
         "a_deleted_device_ends_every_worker",
         a_deleted_device_ends_every_worker,
@@ -60,24 +63,37 @@ fn laned(workers_a: usize, workers_b: usize) -> Pair {
         workers: if number == 1 { workers_a } else { workers_b },
         ..config
     });
-    for (engine, other, number) in [
-        (&pair.engine_a, &pair.engine_b, 2),
-        (&pair.engine_b, &pair.engine_a, 1),
-    ] {
-        let keys = other.public_keys();
-        let peer = PeerConfig {
-            lane_keys: keys[1..].to_vec(),
-            ..peer(number, keys[0], &[loopback(other.port())])
-        };
+    for number in [1, 2] {
+        let (engine, peer) = far(&pair, number, None);
         assert_eq!(engine.set_peers(&[peer]), []);
     }
+    all_lanes_meet(&pair);
+    pair
+}
+
+/// One of the engines, and the other as its peer with as many lanes as that has.
+fn far(pair: &Pair, number: u8, preshared: Option<PresharedKey>) -> (&Engine, PeerConfig) {
+    let (engine, other) = match number {
+        1 => (&pair.engine_a, &pair.engine_b),
+        _ => (&pair.engine_b, &pair.engine_a),
+    };
+    let keys = other.public_keys();
+    let config = PeerConfig {
+        lane_keys: keys[1..].to_vec(),
+        preshared,
+        ..peer(3 - number, keys[0], &[loopback(other.port())])
+    };
+    (engine, config)
+}
+
+fn all_lanes_meet(pair: &Pair) {
+    let count = pair.engine_a.workers().min(pair.engine_b.workers());
     until("all lanes have a session", || {
         [&pair.engine_a, &pair.engine_b].iter().all(|engine| {
             let lanes = only(engine).lanes;
-            lanes.len() == workers_a.min(workers_b) && lanes.iter().all(|lane| lane.established)
+            lanes.len() == count && lanes.iter().all(|lane| lane.established)
         })
     });
-    pair
 }
 
 fn packets(engine: &Engine, of: impl Fn(&LaneStatus) -> u64) -> Vec<u64> {
@@ -309,6 +325,37 @@ fn the_other_lanes_take_the_flows_of_one_that_fails() {
     until("B counts the handshakes of a lane that it does not know", || {
         dropped(&pair.engine_b, DropCause::InUnknownKey) > 0
     });
+}
+
+fn keys_change_in_every_lane() {
+    let pair = laned(2, 2);
+    let used = |sent: Vec<u64>| sent.iter().sum::<u64>() == 40 && sent.iter().all(|&packets| packets > 0);
+    assert!(used(flows(&pair, 40, 1)));
+    let preshared = PresharedKey::from_bytes([5; 32]);
+    // Both sides may begin at once, and each handshake is a session's.
+    let last = || only(&pair.engine_a).last_handshake.unwrap();
+    until("no handshake is under way", || {
+        last().age > Duration::from_millis(500)
+    });
+    let before = last().at;
+    for number in [1, 2] {
+        let (engine, peer) = far(&pair, number, Some(preshared.clone()));
+        assert_eq!(engine.set_peers(&[peer]), []);
+        assert!(used(flows(&pair, 40, 1)), "the sessions stand");
+    }
+    assert_eq!(last().at, before, "no handshake was needed");
+    let (engine, peer) = far(&pair, 2, Some(preshared.clone()));
+    let before = engine.public_keys();
+    assert_eq!(
+        engine.set_private_key(&PrivateKey::generate().unwrap(), &[peer]),
+        []
+    );
+    assert!(engine.public_keys().iter().all(|key| !before.contains(key)));
+    let (engine, peer) = far(&pair, 1, Some(preshared));
+    assert_eq!(engine.set_peers(&[peer]), []);
+    all_lanes_meet(&pair);
+    assert!(used(flows(&pair, 40, 1)));
+    assert_eq!(only(&pair.engine_b).rx_packets, 160, "it goes on counting");
 }
 
 fn a_deleted_device_ends_every_worker() {
