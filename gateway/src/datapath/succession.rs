@@ -18,6 +18,8 @@ pub(super) struct Succession {
     present: Box<dyn Tunnel>,
     /// The newest first.
     former: Vec<Former>,
+    /// When the present one last began a handshake.
+    begun: Option<Instant>,
 }
 
 struct Former {
@@ -31,6 +33,7 @@ impl Succession {
         Self {
             present: first,
             former: Vec::new(),
+            begun: None,
         }
     }
 
@@ -85,7 +88,7 @@ impl Succession {
     }
 
     pub(super) fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<usize, DropCause> {
-        let Self { present, former } = self;
+        let Self { present, former, .. } = self;
         if former.is_empty() {
             return present.open(datagram, out);
         }
@@ -113,21 +116,29 @@ impl Succession {
     }
 
     pub(super) fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
-        self.present.initiate(out)
+        let len = self.present.initiate(out);
+        if len.is_some() {
+            self.begun = Some(Instant::now());
+        }
+        len
     }
 
     pub(super) fn tick(&mut self, out: &mut [u8]) -> Tick {
         self.former.retain(|former| former.since.elapsed() < SESSION_ENDS);
         let tick = self.present.tick(out);
+        if matches!(tick, Tick::Initiation(_)) {
+            self.begun = Some(Instant::now());
+        }
         if self.former.is_empty() || matches!(tick, Tick::Initiation(_) | Tick::Data(_)) {
             return tick;
         }
         let served = self.present.established();
+        let retry = self.limits().retry;
         for former in &mut self.former {
             match former.tunnel.tick(out) {
-                // Only the present one makes new keys.
-                Tick::Initiation(_) if !served => {
-                    return self.present.initiate(out).map_or(Tick::Idle, Tick::Initiation);
+                // Only the present one makes new keys, and tries again by itself.
+                Tick::Initiation(_) if !served && self.begun.is_none_or(|begun| begun.elapsed() >= retry) => {
+                    return self.initiate(out).map_or(Tick::Idle, Tick::Initiation);
                 }
                 Tick::Data(len) if !served => return Tick::Data(len),
                 _ => {}
@@ -268,5 +279,52 @@ mod tests {
         let mut forged = late.to_vec();
         (forged[8], forged[20]) = (200, !forged[20]);
         assert_eq!(to_a.open(&forged, &mut opened), Err(DropCause::InBadTag));
+    }
+
+    /// Wants a handshake at each look, and has a session or none.
+    struct Eager(bool);
+
+    impl Tunnel for Eager {
+        fn established(&self) -> bool {
+            self.0
+        }
+        fn seal(&mut self, _: &[u8], _: &mut [u8]) -> Option<usize> {
+            None
+        }
+        fn open(&mut self, _: &[u8], _: &mut [u8]) -> Result<usize, DropCause> {
+            Err(DropCause::InUnknownSession)
+        }
+        fn handshake(&mut self, _: &[u8], _: &mut [u8]) -> Result<Answer, DropCause> {
+            Err(DropCause::InBadHandshake)
+        }
+        fn initiate(&mut self, _: &mut [u8]) -> Option<usize> {
+            Some(148)
+        }
+        fn tick(&mut self, _: &mut [u8]) -> Tick {
+            if self.0 { Tick::Initiation(148) } else { Tick::Idle }
+        }
+        fn worn(&self) -> bool {
+            false
+        }
+        fn limits(&self) -> KeyLimits {
+            KeyLimits::default()
+        }
+        fn completed(&self) -> Option<Instant> {
+            None
+        }
+        fn initiator(&self) -> bool {
+            self.0
+        }
+        fn spent(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_former_one_does_not_double_the_handshakes() {
+        let mut tunnel = Succession::new(Box::new(Eager(true)));
+        tunnel.succeed(Box::new(Eager(false)));
+        let ticks: Vec<Tick> = (0..4).map(|_| tunnel.tick(&mut [])).collect();
+        assert_eq!(ticks, [Tick::Initiation(148), Tick::Idle, Tick::Idle, Tick::Idle]);
     }
 }
