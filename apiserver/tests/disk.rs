@@ -303,9 +303,11 @@ async fn full_disk_under_the_audit_log() {
     };
     let lines = || {
         let text = std::fs::read_to_string(&path).unwrap();
-        text.lines()
-            .map(|l| {
-                let event: Value = serde_json::from_str(l).unwrap();
+        // A line that is being written is seen up to a page's end.
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| {
+                let event: Value = serde_json::from_str(line).unwrap();
                 event["user"]["username"].as_str().unwrap().to_owned()
             })
             .collect::<Vec<_>>()
