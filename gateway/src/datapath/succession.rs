@@ -202,10 +202,7 @@ mod tests {
         assert_eq!(to_b.open(&right[..len], &mut left), Ok(0));
 
         // And the session of the former one lasts until there is one of the present.
-        let len = to_b.initiate(&mut left).unwrap();
-        let answer = to_a.handshake(&left[..len], &mut right).unwrap();
-        let answer = to_b.handshake(&right[..answer.len], &mut left).unwrap();
-        assert_eq!(to_a.open(&left[..answer.len], &mut right), Ok(0));
+        meet(&mut *to_b, &mut to_a);
         let before = to_a.completed();
         to_a.succeed(b.tunnel(&a.public(), Some(&other), 2));
         assert_eq!(to_a.completed(), before);

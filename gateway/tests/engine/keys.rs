@@ -8,7 +8,7 @@ use strait_gateway::datapath::{EngineConfig, KeyLimits, PeerConfig, PresharedKey
 use strait_linux::testing::{until, waits};
 
 use crate::bed::{PATIENCE, Pair, exchange, loopback, peer, v4};
-use crate::pairs::only;
+use crate::pairs::last_handshake;
 
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     (
@@ -108,7 +108,7 @@ fn keys_renewed_under_load_lose_no_packet() {
                 scope.spawn(|| there.receive(&b, &stop)),
                 scope.spawn(|| back.receive(&a, &stop)),
             ];
-            let age = || only(&pair.engine_a).last_handshake.unwrap().age;
+            let age = || last_handshake(&pair.engine_a).age;
             let (mut renewals, mut before, start) = (0, age(), Instant::now());
             while renewals < RENEWALS
                 && start.elapsed() < PATIENCE
@@ -154,7 +154,7 @@ fn another_preshared_key_loses_no_packet() {
         };
         assert_eq!(engine.set_peers(&[config]), []);
     };
-    let last = || only(&pair.engine_a).last_handshake.unwrap();
+    let last = || last_handshake(&pair.engine_a);
     set(1, None);
     set(2, None);
     pair.works();

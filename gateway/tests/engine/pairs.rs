@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, SystemTime};
 
-use strait_gateway::datapath::{Engine, EngineConfig, PeerStatus};
+use strait_gateway::datapath::{Engine, EngineConfig, LastHandshake, PeerStatus};
 use strait_linux::testing::until;
 
 use crate::bed::{PATIENCE, Pair, exchange, loopback, peer, v4};
@@ -58,6 +59,19 @@ impl Pair {
             only(&self.engine_a).last_handshake.is_some() && only(&self.engine_b).last_handshake.is_some()
         });
     }
+}
+
+/// The newest handshake with its only peer.
+pub(crate) fn last_handshake(engine: &Engine) -> LastHandshake {
+    only(engine).last_handshake.unwrap()
+}
+
+/// When that was, once none is under way: both sides may begin at once, and each handshake is a session's.
+pub(crate) fn settled(engine: &Engine) -> SystemTime {
+    until("no handshake is under way", || {
+        last_handshake(engine).age > Duration::from_millis(500)
+    });
+    last_handshake(engine).at
 }
 
 pub(crate) fn only(engine: &Engine) -> PeerStatus {
