@@ -77,6 +77,38 @@ impl Stream {
     }
 }
 
+/// Ends the streams, also where what runs beside them fails: their threads are waited for.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Packets each way, in a closed loop, while something is done that may ask whether one was lost already; then that
+/// is the failure. How many were sent each way at least.
+fn under_load(pair: &Pair, failure: &str, work: impl FnOnce(&dyn Fn() -> bool)) -> u64 {
+    let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
+    let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let ends = Stop(&stop);
+        scope.spawn(|| there.send(&a, &b, &stop));
+        scope.spawn(|| back.send(&b, &a, &stop));
+        let received = [
+            scope.spawn(|| there.receive(&b, &stop)),
+            scope.spawn(|| back.receive(&a, &stop)),
+        ];
+        work(&|| received.iter().any(|thread| thread.is_finished()));
+        drop(ends);
+        for thread in received {
+            thread.join().unwrap_or_else(|_| panic!("{failure}"));
+        }
+    });
+    let sent = |stream: &Stream| stream.sent.load(Ordering::SeqCst);
+    sent(&there).min(sent(&back))
+}
+
 fn keys_renewed_under_load_lose_no_packet() {
     let never = KeyLimits::default();
     let by_count = KeyLimits {
@@ -99,36 +131,18 @@ fn keys_renewed_under_load_lose_no_packet() {
             key_limits: if number == 1 { limits_a } else { limits_b },
             ..config
         });
-        let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
-        let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| there.send(&a, &b, &stop));
-            scope.spawn(|| back.send(&b, &a, &stop));
-            let received = [
-                scope.spawn(|| there.receive(&b, &stop)),
-                scope.spawn(|| back.receive(&a, &stop)),
-            ];
+        let mut renewals = 0;
+        let sent = under_load(&pair, &format!("renewed {what}"), |lost| {
             let age = || last_handshake(&pair.engine_a).age;
-            let (mut renewals, mut before, start) = (0, age(), Instant::now());
-            while renewals < RENEWALS
-                && start.elapsed() < PATIENCE
-                && !received.iter().any(|thread| thread.is_finished())
-            {
+            let (mut before, start) = (age(), Instant::now());
+            while renewals < RENEWALS && start.elapsed() < PATIENCE && !lost() {
                 std::thread::sleep(Duration::from_millis(20));
                 let now = age();
                 renewals += u32::from(now < before);
                 before = now;
             }
-            stop.store(true, Ordering::SeqCst);
-            for thread in received {
-                thread.join().unwrap_or_else(|_| panic!("renewed {what}"));
-            }
-            assert_eq!(renewals, RENEWALS, "renewed {what}");
         });
-        let sent = there
-            .sent
-            .load(Ordering::SeqCst)
-            .min(back.sent.load(Ordering::SeqCst));
+        assert_eq!(renewals, RENEWALS, "renewed {what}");
         assert!(sent > 2000, "{sent} packets are no load ({what})");
     }
 }
@@ -158,16 +172,7 @@ fn another_preshared_key_loses_no_packet() {
     set(1, None);
     set(2, None);
     pair.works();
-    let (a, b) = (pair.a.udp(v4(1)), pair.b.udp(v4(2)));
-    let (there, back, stop) = (Stream::default(), Stream::default(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| there.send(&a, &b, &stop));
-        scope.spawn(|| back.send(&b, &a, &stop));
-        let received = [
-            scope.spawn(|| there.receive(&b, &stop)),
-            scope.spawn(|| back.receive(&a, &stop)),
-        ];
-        let lost = || received.iter().any(|thread| thread.is_finished());
+    under_load(&pair, "a packet was lost", |lost| {
         let renewed =
             |before: SystemTime| until("there is a new handshake", || lost() || last().at != before);
         renewed(last().at);
@@ -178,10 +183,6 @@ fn another_preshared_key_loses_no_packet() {
             let before = last().at;
             set(3 - first, preshared);
             renewed(before);
-        }
-        stop.store(true, Ordering::SeqCst);
-        for thread in received {
-            thread.join().unwrap_or_else(|_| panic!("a packet was lost"));
         }
     });
 }
