@@ -13,14 +13,14 @@ Examples:
 
 Stopping: ip link del IFACE, or TERM or INT to the process, or rm DIR/IFACE.sock. The interface goes with its process.
 
-Another preshared key for a peer counts from the next handshake on, which comes within two minutes of traffic. Until
-then the session goes on, so that both ends can be given it in turn.
+Another preshared key for a peer counts from the next handshake on, which comes within two minutes of traffic. \
+Until then the session goes on, so that both ends can be given it in turn.
 
-The log goes to --log-file. Without it, it goes to standard error: all of it in the foreground; in the background from
-the moment when the interface is there only where standard error is a file or a socket (a journal's), not a terminal or
-a pipe.
+The log goes to --log-file. Without it, it goes to standard error: all of it in the foreground; in the background \
+from the moment when the interface is there only where standard error is a file or a socket (a journal's), not a terminal \
+or a pipe.
 
-Exit codes: 0 the interface is there (background), or was stopped in one of these ways (foreground); 1 it cannot be had,
+Exit codes: 0 the interface is there (background), or was stopped in one of these ways (foreground); 1 it cannot be had, \
 or its data path broke; 2 wrong arguments.";
 
 /// Run one WireGuard interface in user space, configured with `wg`
